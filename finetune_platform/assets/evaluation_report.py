@@ -1,0 +1,143 @@
+"""`evaluation_report`: the new adapter against its baselines and the champion, a check a gate."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetIn,
+    AssetKey,
+    AssetsDefinition,
+    DataVersion,
+    MaterializeResult,
+    MetadataValue,
+    asset,
+)
+
+from finetune_platform.assets.presentation import comparison_table, link, provenance
+from finetune_platform.assets.trained_adapter import GPU_POOL
+from finetune_platform.database import Database
+from finetune_platform.evaluation.evaluate import EVALUATION_VERSION, evaluate, published_evaluation
+from finetune_platform.evaluation.gates import gate_name
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import (
+    AdapterManifest,
+    DatasetManifest,
+    EvaluationManifest,
+    GateResult,
+    TrainingManifest,
+)
+from finetune_platform.progress import Report
+from finetune_platform.resources.failures import user_failures
+from finetune_platform.resources.workbench import Workbench
+from finetune_platform.task import Gate, Task
+
+
+def evaluation_report(task: Task) -> AssetsDefinition:
+    """The asset for one task."""
+    key = AssetKey([task.name, "evaluation_report"])
+
+    @asset(
+        key=key,
+        ins={
+            "training": AssetIn(AssetKey([task.name, "trained_adapter"])),
+            "dataset": AssetIn(AssetKey([task.name, "curated_dataset"])),
+        },
+        group_name="evaluate",
+        kinds={"pytorch", "scipy"},
+        owners=task.owners,
+        description="Evidence on held-out rows: trivial, prompted, few-shot, champion and the new adapter, with gates.",
+        code_version=EVALUATION_VERSION,
+        pool=GPU_POOL,
+        check_specs=[_spec(gate, key) for gate in task.evaluation.gates],
+        required_resource_keys={"lake", "database"},
+    )
+    def build(
+        context: AssetExecutionContext, workbench: Workbench, training: TrainingManifest, dataset: DatasetManifest
+    ) -> Iterator[AssetCheckResult | MaterializeResult[EvaluationManifest]]:
+        lake: Lake = context.resources.lake
+        with user_failures():
+            champion = _champion(task, lake, context.resources.database)
+            evaluation = _evaluation(task, dataset, training, champion, lake, workbench, context.log.info)
+        for result in evaluation.gates:
+            yield _check(result, key)
+        yield MaterializeResult(
+            asset_key=key,
+            value=evaluation,
+            data_version=DataVersion(evaluation.artifact_id),
+            metadata=_metadata(evaluation, lake),
+        )
+
+    return build
+
+
+def _evaluation(
+    task: Task,
+    dataset: DatasetManifest,
+    training: TrainingManifest,
+    champion: AdapterManifest | None,
+    lake: Lake,
+    workbench: Workbench,
+    report: Report,
+) -> EvaluationManifest:
+    """The evidence; the base model is loaded only where some of it is missing."""
+    if found := published_evaluation(task, dataset, training, champion, lake):
+        report(f"evaluation: {found.artifact_id} is in place: {found.headline}")
+        return found
+    from finetune_platform.inference.engine import Engine
+
+    model = workbench.base_model(task, lake, report)
+    engine = Engine(model.path)
+    report(f"evaluation: computing in {engine.precision.dtype}: {engine.precision.reason}")
+    return evaluate(task, dataset, training, champion, engine, lake, workbench.work / "evaluations", report)
+
+
+def _champion(task: Task, lake: Lake, database: Database) -> AdapterManifest | None:
+    adapter_id = database.current(task.name, "champion")
+    if adapter_id is None:
+        return None
+    return lake.manifest(AdapterManifest, AdapterManifest.model_construct(task=task.name, artifact_id=adapter_id).path)
+
+
+def _spec(gate: Gate, key: AssetKey) -> AssetCheckSpec:
+    versus = (
+        f"against {gate.max_regression_vs}, margin {gate.margin}" if gate.max_regression_vs else f"{gate.threshold}"
+    )
+    return AssetCheckSpec(
+        _check_name(gate_name(gate)),
+        asset=key,
+        description=f"{gate.metric} on {gate.slice}: {gate.direction} is better, {versus} ({gate.tier}).",
+        blocking=gate.tier == "hard",
+    )
+
+
+def _check_name(gate: str) -> str:
+    """Dagster takes letters, digits and underscores."""
+    return re.sub(r"\W+", "_", gate).strip("_")
+
+
+def _check(result: GateResult, key: AssetKey) -> AssetCheckResult:
+    hard = result.tier == "hard"
+    return AssetCheckResult(
+        passed=result.verdict in ("pass", "skipped"),
+        check_name=_check_name(result.name),
+        asset_key=key,
+        severity=AssetCheckSeverity.ERROR if hard else AssetCheckSeverity.WARN,
+        description=f"{result.verdict}: {result.reason}",
+        metadata={"gate": MetadataValue.json(result.model_dump())},
+    )
+
+
+def _metadata(evaluation: EvaluationManifest, lake: Lake) -> dict[str, Any]:
+    return {
+        **provenance(evaluation, lake),
+        "verdict": evaluation.verdict,
+        "headline": evaluation.headline,
+        "report": link(lake, f"{evaluation.path}/report.html"),
+        "comparison": comparison_table(evaluation),
+        "generation seconds": evaluation.generation_seconds,
+    }

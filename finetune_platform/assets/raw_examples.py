@@ -1,0 +1,54 @@
+"""`raw_examples`: a task's sources as canonical rows, refused rows set aside with their place and reason."""
+
+from collections.abc import Iterator
+
+from dagster import AssetCheckResult, AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
+
+from finetune_platform.assets.presentation import funnel_plot, funnel_table, link, provenance
+from finetune_platform.assets.row_checks import check_specs, checked, docs_path
+from finetune_platform.curation.collect import CURATION_VERSION, collect
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import RawManifest
+from finetune_platform.resources.failures import user_failures
+from finetune_platform.resources.workbench import Workbench
+from finetune_platform.task import Task
+
+
+def raw_examples(task: Task) -> AssetsDefinition:
+    """The asset for one task."""
+    key = AssetKey([task.name, "raw_examples"])
+
+    @asset(
+        key=key,
+        group_name="curate",
+        kinds={"python", "parquet"},
+        owners=task.owners,
+        description=f"Canonical rows of {task.name}'s sources; rows that cannot be read are set aside with a reason.",
+        code_version=CURATION_VERSION,
+        check_specs=check_specs("raw", task, key),
+        required_resource_keys={"lake"},
+    )
+    def build(
+        context: AssetExecutionContext, workbench: Workbench
+    ) -> Iterator[AssetCheckResult | MaterializeResult[RawManifest]]:
+        from finetune_platform.curation.expectation_frames import raw_frame
+
+        lake: Lake = context.resources.lake
+        with user_failures():
+            raw = collect(task, lake, workbench.cache, context.log.info)
+            yield from checked(raw_frame(lake, raw), "raw", task, key, raw, lake)
+        yield MaterializeResult(
+            asset_key=key,
+            value=raw,
+            metadata={
+                **provenance(raw, lake),
+                "dagster/row_count": raw.rows,
+                "rejected rows": sum(s.rejected for s in raw.sources),
+                "sources": "\n".join(f"{s.uri} ({s.format}): {s.rows} rows, sha256 {s.sha256}" for s in raw.sources),
+                "funnel": funnel_table(raw.funnel),
+                "funnel plot": funnel_plot(raw.funnel),
+                "data docs": link(lake, f"{docs_path(task, raw)}/index.html"),
+            },
+        )
+
+    return build

@@ -1,0 +1,89 @@
+"""`trained_adapter`: the training job, in a process group of its own, its progress streamed back."""
+
+import json
+import sys
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetIn,
+    AssetKey,
+    AssetsDefinition,
+    DataVersion,
+    MaterializeResult,
+    MetadataValue,
+    asset,
+)
+
+from finetune_platform.assets.presentation import loss_plot, provenance
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import DatasetManifest, TrainingManifest
+from finetune_platform.resources.failures import user_failures
+from finetune_platform.resources.local_launcher import LocalLauncher
+from finetune_platform.resources.workbench import Workbench
+from finetune_platform.task import Task
+from finetune_platform.training import TRAINING_VERSION
+
+GPU_POOL = "gpu"
+"""Limited to one run at a time in `dagster.yaml`."""
+
+
+def trained_adapter(task: Task) -> AssetsDefinition:
+    """The asset for one task."""
+    key = AssetKey([task.name, "trained_adapter"])
+
+    @asset(
+        key=key,
+        ins={"dataset": AssetIn(AssetKey([task.name, "curated_dataset"]))},
+        group_name="train",
+        kinds={"pytorch", "huggingface", "mlflow"},
+        owners=task.owners,
+        description="A LoRA adapter trained on the dataset; a killed job goes on from its last checkpoint.",
+        code_version=TRAINING_VERSION,
+        pool=GPU_POOL,
+        required_resource_keys={"lake"},
+    )
+    def build(
+        context: AssetExecutionContext, launcher: LocalLauncher, workbench: Workbench, dataset: DatasetManifest
+    ) -> MaterializeResult[TrainingManifest]:
+        lake: Lake = context.resources.lake
+        command = [sys.executable, "-m", "finetune_platform.training", "--dataset", dataset.artifact_id]
+        with user_failures():
+            result = launcher.launch(
+                context,
+                [*command, "--task-file", str(task.path)],
+                {
+                    "LAKE_URL": lake.url,
+                    "MLFLOW_TRACKING_URI": workbench.tracking_uri,
+                    "FINETUNE_CACHE_DIR": workbench.cache_dir,
+                },
+            )
+            path = TrainingManifest.model_construct(task=task.name, artifact_id=result["training_run_id"]).path
+            training = lake.manifest(TrainingManifest, path)
+        return MaterializeResult(
+            asset_key=key,
+            value=training,
+            data_version=DataVersion(training.artifact_id),
+            metadata=_metadata(training, lake, workbench.tracking_uri),
+        )
+
+    return build
+
+
+def _metadata(training: TrainingManifest, lake: Lake, tracking_uri: str) -> dict[str, Any]:
+    log = [json.loads(line) for line in lake.get(f"{training.path}/log.jsonl").splitlines()]
+    return {
+        **provenance(training, lake),
+        "base model": f"{training.base_model}@{training.base_model_revision}",
+        "steps": training.steps,
+        "loss": loss_plot(log),
+        "final loss": training.final_loss,
+        "validation loss": training.validation_loss,
+        "rows a second": training.rows_per_second,
+        "seconds": training.train_seconds,
+        "resumed from steps": MetadataValue.json(training.resumed_from_steps),
+        "trainable parameters": training.trainable_parameters,
+        "device": training.device,
+        "preflight": MetadataValue.json(training.preflight),
+        "mlflow run": f"{training.mlflow_run_id} at {tracking_uri.partition('@')[2] or tracking_uri}",
+    }

@@ -1,0 +1,39 @@
+"""The terminal: text for people on a console, one JSON document for scripts, failures on stderr."""
+
+import json
+import sys
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.text import Text
+
+from finetune_platform.errors import FinetuneError
+
+
+def console() -> Console:
+    """Stdout, for people."""
+    return Console(highlight=False)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def print_json(value: Any) -> None:
+    """One document on stdout."""
+    sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def print_error(error: FinetuneError) -> None:
+    """What is wrong in red and what to change, on stderr; a long place is never wrapped apart."""
+    target = Console(stderr=True, highlight=False, soft_wrap=True)
+    target.print(Text("error: ", "bold red") + Text(error.problem, "red"))
+    target.print(Text("  mend: ", "bold") + Text(error.mend))

@@ -1,0 +1,201 @@
+"""Provenance: one typed record for every artifact in the lake, each naming its parents.
+
+From an adapter one walks back over `parents` to every row, from a row forward to every adapter it touched.
+A manifest is the last file written of its folder: a folder without one does not exist.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from finetune_platform.errors import BadInput
+from finetune_platform.rows import Split
+
+MANIFEST_NAME = "manifest.json"
+
+Verdict = Literal["pass", "fail", "inconclusive", "skipped"]
+M = TypeVar("M", bound="Manifest")
+
+
+class Record(BaseModel):
+    """A part of a manifest: strict, so that a wrong writer fails at once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FunnelStep(Record):
+    """How many rows one step took in, and how many it kept."""
+
+    step: str
+    rows_in: int
+    rows_out: int
+    reasons: dict[str, int] = {}
+
+
+class Manifest(Record):
+    """What every artifact says of itself. `created_at` is never part of an id."""
+
+    artifact_id: str
+    task: str
+    parents: dict[str, str] = {}
+    code_version: str
+    created_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def path(self) -> str:
+        """Folder inside the lake."""
+        raise NotImplementedError
+
+    def to_bytes(self) -> bytes:
+        return self.model_dump_json(indent=2).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        return cls.model_validate_json(data)
+
+
+class SourceRecord(Record):
+    """One source file as it was read."""
+
+    uri: str
+    sha256: str
+    format: str
+    rows: int
+    rejected: int
+
+
+class RawManifest(Manifest):
+    """`raw_examples`: canonical rows (`examples.parquet`) and refused ones (`rejected.parquet`)."""
+
+    rows: int
+    sources: list[SourceRecord]
+    funnel: list[FunnelStep]
+
+    @property
+    def path(self) -> str:
+        return f"{self.task}/raw_examples/{self.artifact_id}"
+
+
+class SplitRecord(Record):
+    rows: int
+    groups: int
+    sha256: str
+
+
+class DatasetManifest(Manifest):
+    """`curated_dataset`: `train|validation|test|rejected.parquet`. Parents: `raw_examples`."""
+
+    splits: dict[Split, SplitRecord]
+    rejected: int
+    funnel: list[FunnelStep]
+    strata: dict[str, dict[str, int]]
+    tokens: dict[str, float]
+    base_model: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.task}/datasets/{self.artifact_id}"
+
+
+class TrainingManifest(Manifest):
+    """`trained_adapter`: `adapter/` (PEFT files), `log.jsonl`. Parents: `curated_dataset`."""
+
+    base_model: str
+    base_model_revision: str
+    system_prompt: str
+    chat_template_sha256: str
+    stages: list[dict[str, Any]]
+    steps: int
+    train_rows: int
+    supervised_tokens: int
+    trainable_parameters: int
+    first_loss: float
+    final_loss: float
+    validation_loss: float | None
+    train_seconds: float
+    rows_per_second: float
+    resumed_from_steps: list[int] = []
+    preflight: dict[str, Any]
+    golden: list[dict[str, Any]]
+    versions: dict[str, str]
+    device: str
+    mlflow_run_id: str | None = None
+
+    @property
+    def path(self) -> str:
+        return f"{self.task}/training_runs/{self.artifact_id}"
+
+
+class GateResult(Record):
+    """One gate's outcome. `observed`, `lower`, `upper` are the metric, or its difference to `versus`."""
+
+    name: str
+    metric: str
+    slice: str
+    tier: Literal["hard", "warn"]
+    verdict: Verdict
+    versus: str | None
+    limit: float
+    observed: float | None
+    lower: float | None
+    upper: float | None
+    n: int
+    minimum_detectable_effect: float | None
+    reason: str
+
+
+class EvaluationManifest(Manifest):
+    """`evaluation_report`: `report.html`, `report.json`, `predictions.parquet`.
+
+    Parents: `trained_adapter`, `curated_dataset`, and `champion` where there was one. `summary` is
+    `{arm: {metric: {"value", "lower", "upper"}}}` of the first benchmark.
+    """
+
+    verdict: Verdict
+    headline: str
+    gates: list[GateResult]
+    summary: dict[str, dict[str, dict[str, float]]]
+    generation_seconds: float
+
+    @property
+    def path(self) -> str:
+        return f"{self.task}/evaluations/{self.artifact_id}"
+
+    @property
+    def blocking(self) -> list[GateResult]:
+        """Hard gates that keep the adapter out: everything but a pass, or a skip for want of a champion."""
+        return [g for g in self.gates if g.tier == "hard" and g.verdict in ("fail", "inconclusive")]
+
+
+class AdapterManifest(Manifest):
+    """`registered_adapter`: the bundle. Its id is the hash of `files` (path to SHA-256), manifest and card apart.
+
+    Parents: `evaluation_report`, `trained_adapter`, `curated_dataset`, `raw_examples`.
+    """
+
+    files: dict[str, str]
+    base_model: str
+    base_model_revision: str
+    system_prompt: str
+    chat_template_sha256: str
+    summary: dict[str, dict[str, dict[str, float]]]
+    mlflow_model: str
+    golden: list[dict[str, Any]]
+
+    @property
+    def path(self) -> str:
+        return f"{self.task}/adapters/{self.artifact_id}"
+
+
+def expect_same(what: str, ours: str, theirs: str, place: str) -> None:
+    """Stops where two records that must agree do not.
+
+    Raises:
+        BadInput: With both values.
+    """
+    if ours != theirs:
+        raise BadInput(
+            f"{place}: {what} is {theirs}, but {ours} was expected",
+            "materialize the chain again from the asset that changed",
+        )

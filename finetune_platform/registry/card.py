@@ -1,0 +1,160 @@
+"""The model card: what an adapter is, what it was made from, how good it is and how to load it.
+
+Words and Markdown only; every figure comes from a manifest.
+"""
+
+from collections.abc import Sequence
+
+from finetune_platform.manifests import (
+    AdapterManifest,
+    DatasetManifest,
+    EvaluationManifest,
+    GateResult,
+    RawManifest,
+    TrainingManifest,
+)
+from finetune_platform.task import Task
+
+
+def model_card(
+    task: Task,
+    adapter: AdapterManifest,
+    evaluation: EvaluationManifest,
+    training: TrainingManifest,
+    dataset: DatasetManifest,
+    raw: RawManifest,
+    url: str,
+) -> str:
+    """The card of one bundle, in Markdown.
+
+    Args:
+        url: Where the bundle will stand.
+    """
+    sections = [
+        f"# {task.name}: {adapter.artifact_id}\n\n{task.description}\n\n**{evaluation.headline}**",
+        _model(task, training),
+        _data(dataset, raw),
+        _training(training),
+        _evaluation(evaluation),
+        _limits(evaluation),
+        _loading(adapter, task, url),
+        _lineage(adapter, raw),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _model(task: Task, training: TrainingManifest) -> str:
+    return f"""## Model
+
+A PEFT adapter of `{training.base_model}` (revision `{training.base_model_revision}`, from `{task.base_model.uri}`).
+It works with that base model only. The base model's licence applies to it and to anything made with it; the licences
+of the training data are those of the sources below.
+
+System prompt, trained and to be served: `{training.system_prompt}`"""
+
+
+def _data(dataset: DatasetManifest, raw: RawManifest) -> str:
+    splits = [
+        (name, f"{split.rows:,}", f"{split.groups:,}", split.sha256[:12]) for name, split in dataset.splits.items()
+    ]
+    sources = [(f"`{s.uri}`", s.format, f"{s.rows:,}", f"{s.rejected:,}", s.sha256[:12]) for s in raw.sources]
+    return "\n\n".join(
+        [
+            "## Data",
+            f"Dataset `{dataset.artifact_id}`: {sum(s.rows for s in dataset.splits.values()):,} rows kept of "
+            f"{raw.rows:,} read, {dataset.rejected:,} set aside with their reasons (`rejected.parquet`).",
+            _table(("split", "rows", "groups", "sha256"), splits),
+            _table(("source", "format", "rows", "rejected", "sha256"), sources),
+        ]
+    )
+
+
+def _training(training: TrainingManifest) -> str:
+    final = "" if training.validation_loss is None else f", validation {training.validation_loss:.4f}"
+    stages = "\n".join(f"- {', '.join(f'{k}={v}' for k, v in stage.items())}" for stage in training.stages)
+    return f"""## Training
+
+{training.train_rows:,} rows, {training.supervised_tokens:,} supervised tokens, {training.steps:,} steps,
+{training.trainable_parameters:,} trainable parameters, {training.train_seconds:.0f} s
+({training.rows_per_second:.1f} rows/s) on {training.device}.
+Loss {training.first_loss:.4f} → {training.final_loss:.4f}{final}.
+
+{stages}"""
+
+
+def _evaluation(evaluation: EvaluationManifest) -> str:
+    metrics = list(dict.fromkeys(metric for arm in evaluation.summary.values() for metric in arm))
+    rows = [
+        (arm, *(_interval(**values[m]) if m in values else "" for m in metrics))
+        for arm, values in evaluation.summary.items()
+    ]
+    gates = [_gate_row(gate) for gate in evaluation.gates]
+    return "\n\n".join(
+        [
+            "## Evaluation",
+            f"Report `{evaluation.artifact_id}`, verdict **{evaluation.verdict}**. Values with 95% intervals.",
+            _table(("arm", *metrics), rows),
+            _table(("gate", "tier", "verdict", "observed", "limit", "n", "reason"), gates),
+        ]
+    )
+
+
+def _limits(evaluation: EvaluationManifest) -> str:
+    open_gates = [g for g in evaluation.gates if g.verdict in ("fail", "inconclusive")]
+    lines = [f"- {g.name}: {g.verdict}: {g.reason}" for g in open_gates] or ["- No gate failed or stayed open."]
+    return "\n".join(
+        [
+            "## Limits",
+            "",
+            "- Measured on held-out rows of the same sources; other text may give other figures.",
+            "- Trained for this one task and its answer format; not a general assistant.",
+            *lines,
+        ]
+    )
+
+
+def _loading(adapter: AdapterManifest, task: Task, url: str) -> str:
+    return f"""## Load and serve
+
+Copy this folder (`{url}`) to `BUNDLE` and the base model to `BASE`, then:
+
+```python
+import peft, transformers
+tokenizer = transformers.AutoTokenizer.from_pretrained("BUNDLE")
+base = transformers.AutoModelForCausalLM.from_pretrained("BASE", dtype="bfloat16")
+model = peft.PeftModel.from_pretrained(base, "BUNDLE")
+options = transformers.GenerationConfig.from_pretrained("BUNDLE")
+```
+
+Open every conversation with the system prompt above, apply the chat template with `add_generation_prompt=True` and
+pass `generation_config=options` to `generate`. vLLM takes the folder as it is:
+`--enable-lora --lora-modules {task.name}-{adapter.artifact_id}=BUNDLE`."""
+
+
+def _lineage(adapter: AdapterManifest, raw: RawManifest) -> str:
+    steps = [(asset, f"`{identifier}`") for asset, identifier in adapter.parents.items()]
+    return "\n\n".join(
+        [
+            "## Lineage",
+            _table(("made from", "id"), steps),
+            f"`finetune lineage {adapter.artifact_id} --rows` lists the rows of all {len(raw.sources)} source files.",
+        ]
+    )
+
+
+def _interval(value: float, lower: float, upper: float) -> str:
+    return f"{value:.3f} [{lower:.3f}, {upper:.3f}]"
+
+
+def _gate_row(gate: GateResult) -> tuple[str, ...]:
+    observed = ""
+    if gate.observed is not None:
+        known = gate.lower is not None and gate.upper is not None
+        observed = f"{gate.observed:+.3f}" if gate.versus else f"{gate.observed:.3f}"
+        observed += f" [{gate.lower:.3f}, {gate.upper:.3f}]" if known else ""
+    return (gate.name, gate.tier, gate.verdict, observed, f"{gate.limit:.3f}", f"{gate.n:,}", gate.reason)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

@@ -1,0 +1,135 @@
+"""Backwards: from an adapter (or any artifact) over its parents to the source files and rows it was made from.
+
+The way forward, from a row to the adapters it touched, belongs in `trace.py`. Everything is read from manifests in
+the lake; the `artifacts` table only says which task an id belongs to.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from finetune_platform.database import Database
+from finetune_platform.errors import BadInput
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import (
+    AdapterManifest,
+    DatasetManifest,
+    EvaluationManifest,
+    Manifest,
+    RawManifest,
+    Record,
+    SourceRecord,
+    TrainingManifest,
+    expect_same,
+)
+from finetune_platform.registry.artifacts import CHAIN, artifact_path, find, read_manifest
+from finetune_platform.registry.promotions import PromotionRecord, history
+from finetune_platform.rows import SPLITS
+
+ROW_COLUMNS = ("split", "example_id", "source_uri", "source_row", "task_type", "difficulty")
+"""What `lineage_rows` tells of a row."""
+
+
+class LineageStep(Record):
+    """One artifact on the way back. `facts` are the figures that a person asks for first."""
+
+    asset: str
+    artifact_id: str
+    created_at: str
+    code_version: str
+    url: str
+    dagster_run_id: str | None
+    facts: dict[str, Any]
+
+
+class Lineage(Record):
+    """From an artifact back to its sources: `steps` from it to `raw_examples`."""
+
+    task: str
+    artifact_id: str
+    steps: list[LineageStep]
+    sources: list[SourceRecord]
+    aliases: list[PromotionRecord]
+
+
+def lineage(name: str, lake: Lake, database: Database) -> Lineage:
+    """Walks back from an artifact.
+
+    Args:
+        name: An artifact's id, or a task's name for its champion.
+
+    Raises:
+        BadInput: No such artifact, or a parent that the lake does not hold, or parents that disagree.
+    """
+    champion = database.current(name, "champion")
+    start = find(database, champion or name)
+    runs = {row.artifact_id: row.dagster_run_id for row in database.artifacts_of(start.task)}
+    steps: list[LineageStep] = []
+    sources: list[SourceRecord] = []
+    known: dict[str, str] = {}
+    asset: str | None = start.asset
+    artifact_id = start.artifact_id
+    while asset is not None:
+        manifest = read_manifest(lake, asset, start.task, artifact_id)
+        for parent, parent_id in manifest.parents.items():
+            expect_same(parent, known.setdefault(parent, parent_id), parent_id, artifact_id)
+        steps.append(_step(asset, manifest, lake, runs.get(artifact_id)))
+        if isinstance(manifest, RawManifest):
+            sources = manifest.sources
+        asset = _next(manifest)
+        artifact_id = manifest.parents[asset] if asset else ""
+    aliases = history(database, start.task, start.artifact_id)
+    return Lineage(task=start.task, artifact_id=start.artifact_id, steps=steps, sources=sources, aliases=aliases)
+
+
+def lineage_rows(found: Lineage, lake: Lake) -> Iterator[dict[str, Any]]:
+    """The rows behind a lineage, one dict of `ROW_COLUMNS` each, split by split.
+
+    Raises:
+        BadInput: The lineage holds no dataset (it starts at raw rows).
+    """
+    dataset = next((step for step in found.steps if step.asset == "curated_dataset"), None)
+    if dataset is None:
+        raise BadInput(f"{found.artifact_id}: no dataset on the way back", "name a dataset, a run or an adapter")
+    folder = artifact_path("curated_dataset", found.task, dataset.artifact_id)
+    for split in SPLITS:
+        frame = lake.dataframe(f"{folder}/{split}.parquet").select(*ROW_COLUMNS[1:])
+        for row in frame.iter_rows():
+            yield {"split": split, **row}
+
+
+def _next(manifest: Manifest) -> str | None:
+    """The nearest parent in the chain; a champion among the parents is a comparison, not an ingredient."""
+    order = list(CHAIN)
+    parents = [asset for asset in manifest.parents if asset in CHAIN]
+    return max(parents, key=order.index) if parents else None
+
+
+def _step(asset: str, manifest: Manifest, lake: Lake, dagster_run_id: str | None) -> LineageStep:
+    return LineageStep(
+        asset=asset,
+        artifact_id=manifest.artifact_id,
+        created_at=manifest.created_at,
+        code_version=manifest.code_version,
+        url=lake.url_of(manifest.path),
+        dagster_run_id=dagster_run_id,
+        facts=_facts(manifest),
+    )
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    match manifest:
+        case AdapterManifest():
+            return {"base_model": f"{manifest.base_model}@{manifest.base_model_revision}", "files": len(manifest.files)}
+        case EvaluationManifest():
+            compared = {"champion": manifest.parents["champion"]} if "champion" in manifest.parents else {}
+            return {"verdict": manifest.verdict, "headline": manifest.headline, **compared}
+        case TrainingManifest():
+            run = {"mlflow_run_id": manifest.mlflow_run_id} if manifest.mlflow_run_id else {}
+            facts = {"train_rows": manifest.train_rows, "steps": manifest.steps, "final_loss": manifest.final_loss}
+            return {**facts, "device": manifest.device, **run}
+        case DatasetManifest():
+            return {**{name: split.rows for name, split in manifest.splits.items()}, "rejected": manifest.rejected}
+        case RawManifest():
+            return {"rows": manifest.rows, "rejected": sum(source.rejected for source in manifest.sources)}
+        case _:
+            return {}

@@ -1,0 +1,183 @@
+"""Forwards: from one row to every dataset it entered, the split or the reason it did not, and the adapters it touched.
+
+The way back belongs in `lineage.py`. A row is found by its content (`example_id`) and by its place, so that rows
+whose content changed on the way, or that a duplicate replaced, are found as well.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from finetune_platform.database import Artifact, Database
+from finetune_platform.errors import BadInput
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import Record
+from finetune_platform.registry.artifacts import artifact_path, recorded
+from finetune_platform.registry.promotions import PromotionRecord, history
+from finetune_platform.rows import SPLITS
+
+if TYPE_CHECKING:
+    import daft
+
+PLACE_COLUMNS = ("source_uri", "source_row")
+
+
+class Fate(Record):
+    """What became of the row at one place: `split` it went to, or the `reason` a step refused it for."""
+
+    source_uri: str
+    source_row: int
+    example_id: str | None = None
+    split: str | None = None
+    stage: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
+class RawAppearance(Record):
+    """A reading of the sources in which the row was found."""
+
+    task: str
+    raw_id: str
+    fates: list[Fate]
+
+
+class AdapterUse(Record):
+    adapter_id: str
+    aliases: list[PromotionRecord]
+
+
+class TrainingUse(Record):
+    training_id: str
+    adapters: list[AdapterUse]
+
+
+class DatasetAppearance(Record):
+    """A dataset that the row reached. Only the `train` split taught the adapters below something."""
+
+    task: str
+    dataset_id: str
+    raw_id: str
+    fates: list[Fate]
+    training_runs: list[TrainingUse]
+
+
+class Trace(Record):
+    """Where a row went."""
+
+    row: str
+    raw: list[RawAppearance]
+    datasets: list[DatasetAppearance]
+
+
+def trace(row: str, lake: Lake, database: Database) -> Trace:
+    """Follows a row forward.
+
+    Args:
+        row: `ex-…`, or `URI:ROW` as errors and reports print it; of the URI its end is enough.
+
+    Raises:
+        BadInput: Not of that form, or no recorded artifact holds such a row.
+    """
+    uri, number = _place(row)
+    every = recorded(database)
+    raw = [r for a in every if a.asset == "raw_examples" and (r := _raw(a, row, uri, number, lake))]
+    if not raw:
+        raise BadInput(
+            f"{row}: no recorded reading of the sources holds this row",
+            "give ex-… or FILE:ROW as in a report's table; `finetune lineage ADAPTER --rows` lists them",
+        )
+    datasets = [d for a in every if a.asset == "curated_dataset" and (d := _dataset(a, raw, every, lake, database))]
+    return Trace(row=row, raw=raw, datasets=datasets)
+
+
+def _place(row: str) -> tuple[str | None, int]:
+    """URI and row number of a place, (None, 0) for an example id."""
+    if row.startswith("ex-") and ":" not in row:
+        return None, 0
+    uri, _, number = row.rpartition(":")
+    if not uri or not number.isdecimal():
+        raise BadInput(f"{row}: neither an example id nor a place", "give ex-… or FILE:ROW, such as rows.jsonl:118")
+    return uri, int(number)
+
+
+def _raw(artifact: Artifact, row: str, uri: str | None, number: int, lake: Lake) -> RawAppearance | None:
+    import daft
+
+    folder = artifact_path("raw_examples", artifact.task, artifact.artifact_id)
+    if uri is None:
+        wanted = daft.col("example_id") == row
+        fates = _accepted(lake.dataframe(f"{folder}/examples.parquet"), wanted)
+    else:
+        ends = (daft.col("source_uri") == uri) | daft.functions.endswith(daft.col("source_uri"), f"/{uri}")
+        wanted = ends & (daft.col("source_row") == number)
+        fates = _accepted(lake.dataframe(f"{folder}/examples.parquet"), wanted)
+        fates += _refused(lake.dataframe(f"{folder}/rejected.parquet"), wanted)
+    return RawAppearance(task=artifact.task, raw_id=artifact.artifact_id, fates=fates) if fates else None
+
+
+def _dataset(
+    artifact: Artifact, raw: list[RawAppearance], every: list[Artifact], lake: Lake, database: Database
+) -> DatasetAppearance | None:
+    made_from = [r for r in raw if r.task == artifact.task and r.raw_id == artifact.parents.get("raw_examples")]
+    if not made_from:
+        return None
+    rows = [fate for appearance in made_from for fate in appearance.fates]
+    folder = artifact_path("curated_dataset", artifact.task, artifact.artifact_id)
+    ids = [fate.example_id for fate in rows if fate.example_id]
+    fates = []
+    for split in SPLITS:
+        frame = lake.dataframe(f"{folder}/{split}.parquet")
+        fates += _accepted(frame, _any_of(rows) | _is_in("example_id", ids), split)
+    fates += _refused(lake.dataframe(f"{folder}/rejected.parquet"), _any_of(rows))
+    if not fates:
+        return None
+    runs = [_training(a, every, database) for a in _children(artifact, "trained_adapter", every)]
+    return DatasetAppearance(
+        task=artifact.task,
+        dataset_id=artifact.artifact_id,
+        raw_id=made_from[0].raw_id,
+        fates=fates,
+        training_runs=runs,
+    )
+
+
+def _training(training: Artifact, every: list[Artifact], database: Database) -> TrainingUse:
+    adapters = [
+        AdapterUse(adapter_id=a.artifact_id, aliases=history(database, a.task, a.artifact_id))
+        for a in _children(training, "registered_adapter", every)
+    ]
+    return TrainingUse(training_id=training.artifact_id, adapters=adapters)
+
+
+def _children(parent: Artifact, asset: str, every: list[Artifact]) -> list[Artifact]:
+    found = (a for a in every if a.asset == asset and a.task == parent.task)
+    return [a for a in found if a.parents.get(parent.asset) == parent.artifact_id]
+
+
+def _accepted(frame: "daft.DataFrame", wanted: "daft.Expression", split: str | None = None) -> list[Fate]:
+    columns = ("example_id", *PLACE_COLUMNS)
+    return [Fate(split=split, **row) for row in _rows(frame, wanted, columns)]
+
+
+def _refused(frame: "daft.DataFrame", wanted: "daft.Expression") -> list[Fate]:
+    columns = (*PLACE_COLUMNS, "stage", "reason", "detail")
+    return [Fate(**row) for row in _rows(frame, wanted, columns)]
+
+
+def _rows(frame: "daft.DataFrame", wanted: "daft.Expression", columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    return list(frame.where(wanted).select(*columns).iter_rows())
+
+
+def _any_of(fates: list[Fate]) -> "daft.Expression":
+    """Rows at one of these places."""
+    import daft
+
+    expression = daft.lit(False)
+    for uri, number in sorted({(fate.source_uri, fate.source_row) for fate in fates}):
+        expression = expression | ((daft.col("source_uri") == uri) & (daft.col("source_row") == number))
+    return expression
+
+
+def _is_in(column: str, values: list[str]) -> "daft.Expression":
+    import daft
+
+    return daft.col(column).is_in(values) if values else daft.lit(False)

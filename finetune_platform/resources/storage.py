@@ -1,0 +1,28 @@
+"""The two addresses that hold everything, as Dagster resources."""
+
+from dagster import ConfigurableResource
+from pydantic import PrivateAttr
+
+from finetune_platform.database import Database
+from finetune_platform.lake import Lake
+
+
+class LakeResource(ConfigurableResource[Lake]):
+    """Files and tables at `url`; an asset receives the `Lake` itself."""
+
+    url: str
+
+    def create_resource(self, context: object) -> Lake:
+        return Lake(self.url)
+
+
+class DatabaseResource(ConfigurableResource[Database]):
+    """Small mutable state at `url`; an asset receives the `Database` itself."""
+
+    url: str
+    _database: Database | None = PrivateAttr(default=None)
+
+    def create_resource(self, context: object) -> Database:
+        if self._database is None:
+            self._database = Database(self.url)
+        return self._database

@@ -1,0 +1,131 @@
+"""The canonical row, `Example`: its fields, their column names and their place in Parquet.
+
+Reading foreign formats belongs in `curation/sources.py`; this file only says what a row is.
+"""
+
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from finetune_platform.identity import ROW_ID_DIGITS, canonical_json, content_id
+
+Role = Literal["system", "user", "assistant", "tool"]
+Kind = Literal["sft", "preference", "text"]
+LabelSource = Literal["imported", "production", "expert", "synthetic"]
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Message(BaseModel):
+    """One chat message, as OpenAI writes it.
+
+    `weight` 0 keeps an assistant turn as context without training on it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: Role
+    content: str | None = None
+    name: str | None = None
+    weight: float | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The message as a chat template takes it: set fields only."""
+        return self.model_dump(exclude_none=True)
+
+
+class Example(BaseModel):
+    """One row of a dataset.
+
+    `prompt` is every message before the last assistant turn; `answer` is that turn's content.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind = "sft"
+    messages: list[Message]
+    rejected: str | None = None
+    text: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    task_type: str = ""
+    difficulty: str = ""
+    label_source: LabelSource = "imported"
+    source_uri: str
+    source_row: int
+    group_id: str = ""
+
+    @property
+    def example_id(self) -> str:
+        """Hash of what the model sees: messages, tools, and the rejected answer or text if any."""
+        content: dict[str, Any] = {"messages": [m.plain() for m in self.messages]}
+        for field in ("rejected", "text", "tools"):
+            if (value := getattr(self, field)) is not None:
+                content[field] = value
+        return content_id("ex", content, ROW_ID_DIGITS)
+
+    @property
+    def prompt(self) -> list[Message]:
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        return self.messages[-1].content or "" if self.messages else ""
+
+    def record(self) -> dict[str, Any]:
+        """The row as stored: one flat dict whose keys are `EXAMPLE_SCHEMA`'s columns."""
+        row = self.model_dump(exclude={"messages", "tools"})
+        row["example_id"] = self.example_id
+        row["messages"] = canonical_json([m.plain() for m in self.messages])
+        row["tools"] = canonical_json(self.tools) if self.tools is not None else None
+        row["prompt"] = canonical_json([m.plain() for m in self.prompt])
+        row["answer"] = self.answer
+        return row
+
+    @classmethod
+    def from_record(cls, row: dict[str, Any]) -> "Example":
+        """The inverse of `record`; columns that are not fields are ignored."""
+        import json
+
+        fields = {k: v for k, v in row.items() if k in cls.model_fields}
+        fields["messages"] = json.loads(row["messages"])
+        fields["tools"] = json.loads(row["tools"]) if row.get("tools") else None
+        return cls.model_validate(fields)
+
+
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("kind", pa.string()),
+        ("messages", pa.string()),
+        ("prompt", pa.string()),
+        ("answer", pa.string()),
+        ("rejected", pa.string()),
+        ("text", pa.string()),
+        ("tools", pa.string()),
+        ("task_type", pa.string()),
+        ("difficulty", pa.string()),
+        ("label_source", pa.string()),
+        ("source_uri", pa.string()),
+        ("source_row", pa.int64()),
+        ("group_id", pa.string()),
+    ]
+)
+"""`messages`, `prompt` and `tools` are canonical JSON: lossless for any tool call, and hashed as stored."""
+
+REJECTED_SCHEMA = pa.schema(
+    [
+        ("source_uri", pa.string()),
+        ("source_row", pa.int64()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("content", pa.string()),
+    ]
+)
+"""A row set aside: where it came from, which step refused it, a countable reason, the sentence for a person, and
+the row itself (at most `REJECTED_CONTENT_CHARS` characters)."""
+
+REJECTED_CONTENT_CHARS = 2000

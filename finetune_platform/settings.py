@@ -1,0 +1,88 @@
+"""Where this installation keeps things and how it launches: the environment, read once.
+
+Nothing else reads `os.environ`. What a user decides about one task stands in its task file instead.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from finetune_platform.errors import BadInput
+
+
+class Settings(BaseSettings):
+    """Every environment variable the platform knows, by its upper-case name.
+
+    Attributes:
+        finetune_home: Folder of all local state.
+        lake_url: Files and tables: a folder, `file://…`, `s3://bucket/prefix`, `gs://…`, `az://…`.
+        database_url: Small mutable state: `sqlite:///…` or `postgresql://…`.
+        tasks_dir: Folder of task files.
+        launcher: Where training runs.
+        mlflow_tracking_uri: MLflow's store; default: beside `database_url`.
+        dagster_home: Dagster's own state.
+        cache_dir: Downloads and local copies of models; safe to delete.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    finetune_home: Path = Path(".finetune")
+    lake_url: str = ""
+    database_url: str = ""
+    tasks_dir: Path = Path("tasks")
+    launcher: Literal["local"] = "local"
+    mlflow_tracking_uri: str = ""
+    dagster_home: Path = Field(default=Path())
+    cache_dir: Path = Field(default=Path(), validation_alias="FINETUNE_CACHE_DIR")
+
+    @field_validator("database_url")
+    @classmethod
+    def name_the_driver(cls, url: str) -> str:
+        """SQLAlchemy takes a bare `postgresql://` for psycopg2; the installed driver is psycopg 3."""
+        for bare in ("postgresql://", "postgres://"):
+            if url.startswith(bare):
+                return "postgresql+psycopg://" + url.removeprefix(bare)
+        return url
+
+    @model_validator(mode="before")
+    @classmethod
+    def fill_in(cls, values: dict[str, object]) -> dict[str, object]:
+        """Defaults that follow from `finetune_home`, absolute, so that every process means the same place."""
+        home = Path(str(values.get("finetune_home") or ".finetune")).absolute()
+        database = str(values.get("database_url") or f"sqlite:///{home / 'finetune.db'}")
+        # MLflow and this platform both run Alembic; one SQLite file would also serialise their writers.
+        mlflow = f"sqlite:///{home / 'mlflow.db'}" if database.startswith("sqlite") else cls.name_the_driver(database)
+        defaults: dict[str, object] = {
+            "finetune_home": home,
+            "lake_url": str(home / "lake"),
+            "database_url": database,
+            "mlflow_tracking_uri": mlflow,
+            "dagster_home": home / "dagster",
+            "FINETUNE_CACHE_DIR": home / "cache",
+        }
+        filled = {**defaults, **{k: v for k, v in values.items() if v not in (None, "")}, "finetune_home": home}
+        if "://" not in (lake := str(filled["lake_url"])):
+            filled["lake_url"] = str(Path(lake).expanduser().absolute())
+        return filled
+
+    @property
+    def lake_is_local(self) -> bool:
+        return "://" not in self.lake_url or self.lake_url.startswith("file://")
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """This process's settings; `settings.cache_clear()` reads the environment again.
+
+    Raises:
+        BadInput: A variable has a value that it cannot have.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else "environment"
+        raise BadInput(f"{name}: {first['msg']} (it is {first['input']!r})", f"correct or unset {name}") from error

@@ -1,0 +1,109 @@
+"""The training process: `python -m finetune_platform.training --task-file tasks/x.yaml --dataset ds-…`.
+
+It runs alone or under Dagster Pipes, and ends with 0 (done), 75 (stopped at a checkpoint: the same command goes on),
+or an error's own code. What it runs stands in `run.py`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
+
+from finetune_platform.errors import BadInput, FinetuneError, TransientError
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import DatasetManifest
+from finetune_platform.progress import Report
+from finetune_platform.settings import settings
+from finetune_platform.task import load_task
+from finetune_platform.training.lifeline import StopRequest, exit_with_parent
+from finetune_platform.training.loop import Stopped
+from finetune_platform.training.run import run_training
+
+STOPPED_EXIT_CODE = 75
+"""EX_TEMPFAIL: try the same again."""
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line, trains, and returns the exit code."""
+    options = _options(arguments)
+    stop = StopRequest().listen()
+    if options.exit_with_parent:
+        exit_with_parent()
+    if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
+        return _train(options, stop, _print, lambda message: _print(json.dumps(message)), {})
+    with open_dagster_pipes() as pipes:
+        return _train(
+            options, stop, pipes.log.info, pipes.report_custom_message, {"dagster_run_id": pipes.run_id}
+        )
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m finetune_platform.training", description="Trains one adapter.")
+    parser.add_argument("--task-file", type=Path, required=True)
+    parser.add_argument("--dataset", required=True, metavar="ID", help="a curated dataset in the lake: ds-…")
+    parser.add_argument("--progress-every", type=float, default=2.0, metavar="SECONDS")
+    parser.add_argument(
+        "--exit-with-parent", action="store_true", help="end, with the whole process group, when standard input closes"
+    )
+    return parser.parse_args(arguments)
+
+
+def _train(options: argparse.Namespace, stop: StopRequest, report: Report, tell: Tell, tags: dict[str, str]) -> int:
+    try:
+        place, task = settings(), load_task(options.task_file)
+        lake = Lake(place.lake_url)
+        manifest = run_training(
+            task,
+            _dataset(lake, task.name, options.dataset),
+            lake,
+            place.cache_dir,
+            place.finetune_home / "work",
+            place.mlflow_tracking_uri,
+            report,
+            stop=stop,
+            progress_every_s=options.progress_every,
+            tags=tags,
+        )
+    except Stopped:
+        return STOPPED_EXIT_CODE
+    except FinetuneError as error:
+        tell({"error": _described(error)})
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    tell({"training_run_id": manifest.artifact_id})
+    return 0
+
+
+def _dataset(lake: Lake, task: str, dataset_id: str) -> DatasetManifest:
+    path = DatasetManifest.model_construct(task=task, artifact_id=dataset_id).path
+    try:
+        return lake.manifest(DatasetManifest, path)
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"--dataset {dataset_id}: nothing is published at {lake.url_of(path)}",
+            f"materialize {task}/curated_dataset, or name one of the datasets there",
+        ) from error
+
+
+def _described(error: FinetuneError) -> dict[str, Any]:
+    return {
+        "type": type(error).__name__,
+        "problem": error.problem,
+        "mend": error.mend,
+        "transient": isinstance(error, TransientError),
+    }
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

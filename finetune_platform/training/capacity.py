@@ -1,0 +1,84 @@
+"""Whether this machine can hold a training run, asked before it starts: memory and disk.
+
+What the run then does belongs in `loop.py`; whether its data are right in `preflight.py`.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune_platform.errors import PermanentError, StorageFailed
+from finetune_platform.lake import Lake
+from finetune_platform.training.batches import Step
+from finetune_platform.training.model import trainable
+from finetune_platform.training.rows import TrainRow
+
+TOKENS_PER_FORWARD = {"cpu": 2048, "cuda": 8192}
+"""Most tokens of one forward pass: enough to keep the hardware busy, few enough for its memory."""
+
+BYTES_A_TRAINABLE = 40
+"""Of checkpoint and final adapter on disk: weights, their float32 copies, AdamW's two moments, in flight and kept."""
+
+
+def memory_needed(model: Any, rows: Sequence[TrainRow], plan: Sequence[Step]) -> int:
+    """Bytes that the largest forward and backward pass takes beyond the loaded model, estimated from its shape.
+
+    Each layer keeps about ten vectors of the hidden size and four of the intermediate size for a token; logits exist
+    three times in float32 (logits, softmax, gradient); gradients and AdamW take 20 bytes a trainable weight.
+    """
+    config = model.get_base_model().config.get_text_config()
+    adapter = trainable(model)
+    width = adapter[0].element_size()
+    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    per_token = config.num_hidden_layers * (10 * config.hidden_size + 4 * intermediate) * width
+    largest = 0
+    for batch in {batch for step in plan for batch in step.batches}:
+        tokens = len(batch) * max(rows[i].inputs for i in batch)
+        supervised = sum(rows[i].supervised for i in batch)
+        largest = max(largest, tokens * per_token + supervised * config.vocab_size * 12)
+    return largest + sum(p.numel() for p in adapter) * 20
+
+
+def require_memory(needed: int, available: int, place: str) -> None:
+    """Refuses a run that would be killed for its memory.
+
+    Raises:
+        PermanentError: With both figures.
+    """
+    if needed > available:
+        raise PermanentError(
+            f"{place}: training needs about {needed / 1e9:.1f} GB beyond the loaded model, and {available / 1e9:.1f} GB "
+            "are free",
+            "lower training.stages[0].max_length or curation.max_tokens, free some memory, or use a smaller base model",
+        )
+
+
+def memory_available(device: str) -> int:
+    """Bytes free on the device."""
+    import psutil
+    import torch
+
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)
+
+
+def require_disk(model: Any, work_dir: Path, lake: Lake, checkpoints: int) -> None:
+    """Refuses a run whose checkpoints would not fit, where they are written and, if it is a folder, in the lake.
+
+    Raises:
+        StorageFailed: Naming the folder and the figures.
+    """
+    one = sum(p.numel() for p in trainable(model)) * BYTES_A_TRAINABLE
+    places = {work_dir: one}
+    if "://" not in lake.url:
+        places[Path(lake.url)] = one * (checkpoints + 2)
+    for place, needed in places.items():
+        standing = next(p for p in (place, *place.parents) if p.exists())
+        free = shutil.disk_usage(standing).free
+        if free < needed:
+            raise StorageFailed(
+                f"{place}: training keeps up to {needed / 1e6:.0f} MB there, and {free / 1e6:.0f} MB are free",
+                "free some space there and run the same command again",
+            )

@@ -1,0 +1,105 @@
+"""Checkpoints in the lake: everything that a run needs to continue as if it had not stopped.
+
+A checkpoint exists once its `manifest.json` does, which is written last; a folder without one is what a killed
+writer left, and is ignored. When to write one is decided in `run.py`.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import MANIFEST_NAME, Record
+from finetune_platform.storage_errors import disk_failures
+from finetune_platform.training.loop import StepLog
+from finetune_platform.training.model import restore_adapter, save_adapter
+from finetune_platform.training.optimizer import AdapterOptimizer
+from finetune_platform.training.random_state import random_state, restore_random_state
+
+STATE_FILE = "trainer_state.pt"
+LOG_FILE = "log.jsonl"
+
+
+class CheckpointRecord(Record):
+    """A checkpoint's `manifest.json`.
+
+    Attributes:
+        training_run: Whose it is.
+        step: Steps done: the position in the data.
+        resumed_from_steps: Where earlier processes of this run had taken it up.
+    """
+
+    training_run: str
+    step: int
+    resumed_from_steps: list[int]
+
+
+class Restored(NamedTuple):
+    """Where a run goes on."""
+
+    step: int
+    log: list[StepLog]
+    resumed_from_steps: list[int]
+
+
+def save_checkpoint(
+    lake: Lake,
+    run_path: str,
+    record: CheckpointRecord,
+    model: Any,
+    optimizer: AdapterOptimizer,
+    log: Sequence[StepLog],
+    *,
+    work_dir: Path,
+    keep: int,
+) -> None:
+    """Publishes the state after `record.step` steps, then deletes all but the newest `keep` checkpoints.
+
+    Raises:
+        StorageFailed: A disk is full; the older checkpoints are still there.
+        Unreachable: The lake does not answer; likewise.
+    """
+    import torch
+
+    with disk_failures(work_dir):
+        work_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=work_dir, prefix="checkpoint-") as temporary:
+            folder = Path(temporary)
+            save_adapter(model, folder)
+            with (folder / STATE_FILE).open("wb") as stream:
+                torch.save({"optimizer": optimizer.state(), "random": random_state()}, stream)
+            (folder / LOG_FILE).write_text("".join(f"{entry.line()}\n" for entry in log))
+            (folder / MANIFEST_NAME).write_text(record.model_dump_json(indent=2))
+            lake.publish(folder, _path(run_path, record.step))
+    for step in complete_steps(lake, run_path)[:-keep]:
+        lake.delete(_path(run_path, step))
+
+
+def complete_steps(lake: Lake, run_path: str) -> list[int]:
+    """The steps of which there is a whole checkpoint, in order."""
+    manifests = [o.path for o in lake.list(f"{run_path}/checkpoints") if o.path.endswith(f"/{MANIFEST_NAME}")]
+    return sorted(int(path.split("/")[-2].removeprefix("step-")) for path in manifests)
+
+
+def restore_checkpoint(
+    lake: Lake, run_path: str, step: int, model: Any, optimizer: AdapterOptimizer, device: str, *, work_dir: Path
+) -> Restored:
+    """Puts the state after `step` steps into model, optimizer and random number generators."""
+    import torch
+
+    with disk_failures(work_dir):
+        work_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=work_dir, prefix="resume-") as temporary:
+            folder = lake.fetch(_path(run_path, step), Path(temporary) / "checkpoint")
+            restore_adapter(model, folder)
+            state = torch.load(folder / STATE_FILE, map_location=device, weights_only=True)
+            optimizer.restore(state["optimizer"])
+            restore_random_state(state["random"])
+            log = [StepLog.from_line(line) for line in (folder / LOG_FILE).read_text().splitlines()]
+            record = CheckpointRecord.model_validate_json((folder / MANIFEST_NAME).read_text())
+    return Restored(step, log, record.resumed_from_steps)
+
+
+def _path(run_path: str, step: int) -> str:
+    return f"{run_path}/checkpoints/step-{step:06d}"

@@ -1,0 +1,44 @@
+"""Golden prompts: what the trainer's own model answers, to compare with every place that serves the adapter.
+
+Comparing belongs to those who serve; how answers are generated at scale in `inference/engine.py`.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from finetune_platform.inference.base_models import conversation
+from finetune_platform.rows import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GOLDEN_PROMPTS = 5
+GOLDEN_TOKENS = 16
+
+
+def golden_answers(
+    model: Any, tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example], system_prompt: str
+) -> list[dict[str, Any]]:
+    """The first greedy tokens of the first rows' answers, each row alone.
+
+    Returns:
+        `{"messages": the prompt with its system message, "token_ids": the answer's first tokens}` a row.
+    """
+    import torch
+
+    was_training = model.training
+    model.eval()
+    answers = []
+    for example in examples[:GOLDEN_PROMPTS]:
+        messages = conversation(system_prompt, example.prompt)
+        text = tokenizer.apply_chat_template(
+            messages, tools=example.tools, add_generation_prompt=True, tokenize=False
+        )
+        prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            out = model.generate(
+                **prompt, do_sample=False, max_new_tokens=GOLDEN_TOKENS, pad_token_id=tokenizer.pad_token_id
+            )
+        answers.append({"messages": messages, "token_ids": out[0, prompt["input_ids"].shape[1] :].tolist()})
+    model.train(was_training)
+    return answers

@@ -1,0 +1,50 @@
+"""How a training process ends before its time: asked to (SIGTERM), or because its parent is gone.
+
+What is saved then is decided in `run.py`; how the parent kills in `resources/local_launcher.py`.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+LAST_WORDS_S = 60
+"""An orphan may finish its step and save a checkpoint before it is killed."""
+
+
+class StopRequest:
+    """Whether SIGTERM has come; call it to ask."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def __call__(self) -> bool:
+        return self._asked.is_set()
+
+    def listen(self) -> "StopRequest":
+        signal.signal(signal.SIGTERM, lambda signum, frame: self._asked.set())
+        return self
+
+
+def exit_with_parent() -> None:
+    """Ends this process, and all of its group if it leads one, once standard input closes.
+
+    The parent holds the other end: a parent killed by SIGKILL cannot say goodbye, but its end closes.
+    """
+    threading.Thread(target=_end_with_input, name="lifeline", daemon=True).start()
+
+
+def _end_with_input() -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    _signal_us(signal.SIGTERM)
+    time.sleep(LAST_WORDS_S)
+    _signal_us(signal.SIGKILL)
+
+
+def _signal_us(number: signal.Signals) -> None:
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), number)
+    else:
+        os.kill(os.getpid(), number)

@@ -1,0 +1,157 @@
+"""The training loop: one step after the other, each told to the caller, who logs, saves and reports.
+
+Nothing here writes a file or prints. Resuming is starting at a later step with everything restored.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from finetune_platform.errors import PermanentError
+from finetune_platform.training.batches import Step, collate, split_by_tokens
+from finetune_platform.training.loss import mean_loss, supervised_loss
+from finetune_platform.training.optimizer import AdapterOptimizer
+from finetune_platform.training.random_state import random_state, restore_random_state
+from finetune_platform.training.rows import TrainRow
+
+
+class StepLog(NamedTuple):
+    """What one step did: a line of `log.jsonl`.
+
+    Attributes:
+        step: Steps done, from 1.
+        epoch: Passes over the data done.
+        loss: Mean over the step's supervised tokens before the step, in nats a token.
+        learning_rate: Of this step.
+        grad_norm: Before clipping.
+        rows: Rows of the step; `tokens` likewise, template included, padding not.
+        seconds: Of the step, validation not included.
+        validation_loss: After the step, where it was measured.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    rows: int
+    tokens: int
+    seconds: float
+    rows_per_second: float
+    tokens_per_second: float
+    validation_loss: float | None = None
+
+    def line(self) -> str:
+        return json.dumps(self._asdict(), allow_nan=False)
+
+    @classmethod
+    def from_line(cls, line: str) -> "StepLog":
+        return cls(**json.loads(line))
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for it
+    """Training was asked to stop: weights, optimizer and random states are those after `steps_done` steps."""
+
+    def __init__(self, steps_done: int) -> None:
+        super().__init__(f"stopped after step {steps_done}")
+        self.steps_done = steps_done
+
+
+def train_steps(
+    model: Any,
+    optimizer: AdapterOptimizer,
+    rows: Sequence[TrainRow],
+    plan: Sequence[Step],
+    rates: Sequence[float],
+    *,
+    validation: Sequence[TrainRow],
+    eval_steps: int,
+    tokens_per_forward: int,
+    max_grad_norm: float,
+    pad_token_id: int,
+    device: str,
+    start: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[StepLog]:
+    """Trains from step `start` on; yields after every step.
+
+    Args:
+        model: A PEFT model; its trainable weights are the optimizer's.
+        optimizer: Moves them.
+        rows: What `plan` numbers.
+        plan: Every step of the whole run.
+        rates: The learning rate of every step.
+        validation: Rows of the validation loss, measured every `eval_steps` and at the end; may be empty.
+        eval_steps: Steps between two measurements.
+        tokens_per_forward: Most tokens of a forward pass without a gradient.
+        max_grad_norm: Where gradients are clipped.
+        pad_token_id: Fills short rows.
+        device: Of the model.
+        start: Steps done before.
+        stop: Asked before every forward pass.
+
+    Raises:
+        Stopped: `stop` said so; the step under way is undone.
+        PermanentError: A loss or gradient is not finite; nothing has moved in that step.
+    """
+    lengths = [row.inputs for row in validation]
+    order = sorted(range(len(validation)), key=lambda i: lengths[i])
+    validation_batches = split_by_tokens(order, lengths, tokens_per_forward)
+    model.train()
+    for number in range(start, len(plan)):
+        step, began = plan[number], time.perf_counter()
+        loss = _gradient(model, optimizer, rows, step, pad_token_id, device, number, stop)
+        norm = optimizer.step(rates[number], max_grad_norm) if math.isfinite(loss) else math.nan
+        if not math.isfinite(norm):
+            raise _not_finite(number + 1, loss, norm, rates[number])
+        seconds = time.perf_counter() - began
+        tokens = sum(len(rows[i].input_ids) for batch in step.batches for i in batch)
+        measure = validation and ((number + 1) % eval_steps == 0 or number + 1 == len(plan))
+        yield StepLog(
+            step=number + 1,
+            epoch=round(step.epoch, 4),
+            loss=loss,
+            learning_rate=rates[number],
+            grad_norm=norm,
+            rows=step.rows,
+            tokens=tokens,
+            seconds=round(seconds, 4),
+            rows_per_second=round(step.rows / seconds, 2),
+            tokens_per_second=round(tokens / seconds, 1),
+            validation_loss=mean_loss(model, validation, validation_batches, pad_token_id, device) if measure else None,
+        )
+
+
+def _gradient(
+    model: Any,
+    optimizer: AdapterOptimizer,
+    rows: Sequence[TrainRow],
+    step: Step,
+    pad_token_id: int,
+    device: str,
+    steps_done: int,
+    stop: Callable[[], bool],
+) -> float:
+    """Leaves the gradient of the step's mean loss in the parameters; returns that loss."""
+    before = random_state()
+    total_weight = sum(sum(rows[i].weights) for batch in step.batches for i in batch)
+    loss = 0.0
+    for batch in step.batches:
+        if stop():
+            optimizer.drop_gradients()
+            restore_random_state(before)
+            raise Stopped(steps_done)
+        part = supervised_loss(model, collate([rows[i] for i in batch], pad_token_id, device)) / total_weight
+        part.backward()
+        loss += part.item()
+    return loss
+
+
+def _not_finite(step: int, loss: float, norm: float, rate: float) -> PermanentError:
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+    return PermanentError(
+        f"training step {step}: {what} (learning rate {rate:.2g}); the checkpoints before it are kept",
+        "lower training.stages[0].learning_rate or max_grad_norm, or set dtype: float32",
+    )

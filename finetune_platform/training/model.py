@@ -1,0 +1,104 @@
+"""The model that is trained: a base model of this machine with a fresh LoRA adapter, and the adapter's files.
+
+Where the base model comes from belongs in `inference/base_models.py`; moving the weights in `optimizer.py`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune_platform.errors import BadInput
+from finetune_platform.inference.precision import Precision, choose_precision
+from finetune_platform.storage_errors import disk_failures
+from finetune_platform.task import Lora
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def training_device() -> str:
+    """`cuda` where there is a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_for_training(
+    base_model: Path,
+    base_model_name: str,
+    lora: Lora,
+    *,
+    dtype: Literal["auto", "bfloat16", "float32"],
+    device: str,
+    seed: int,
+) -> tuple[Any, Precision]:
+    """A PEFT model whose adapter is new, and the number format it computes in.
+
+    The adapter has the base model's number format: PEFT would otherwise convert every layer's input and output.
+
+    Args:
+        base_model: Local folder.
+        base_model_name: What the adapter's files call it.
+        lora: Shape of the adapter.
+        dtype: As in the task file.
+        device: `cuda` or `cpu`.
+        seed: Of the adapter's first weights.
+
+    Raises:
+        BadInput: `target_modules` name no layer of this model.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    precision = choose_precision(dtype, device)
+    base = AutoModelForCausalLM.from_pretrained(
+        base_model,
+        dtype=getattr(torch, precision.dtype),
+        local_files_only=True,
+        attn_implementation="sdpa",
+        use_safetensors=True,
+    )
+    base.to(device)
+    config = LoraConfig(**lora.model_dump(), task_type="CAUSAL_LM", base_model_name_or_path=base_model_name)
+    torch.manual_seed(seed)
+    try:
+        model = get_peft_model(base, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise BadInput(
+            f"training.stages[0].peft: {base_model_name}: {error}", "name layers of this model, or `all-linear`"
+        ) from error
+    # PEFT takes the local path and a set, whose order changes from run to run; both end up in the adapter's files.
+    config.base_model_name_or_path = base_model_name
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
+    return model, precision
+
+
+def trainable(model: Any) -> list[Any]:
+    """The adapter's parameters, in the model's own order."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Writes the adapter as PEFT reads it; equal weights give equal files."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    config = model.peft_config["default"].to_dict()
+    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in {**config, "inference_mode": True}.items()}
+    weights = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(model).items()}
+    with disk_failures(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True, default=str))
+
+
+def restore_adapter(model: Any, folder: Path) -> None:
+    """Puts saved weights into a model that has an adapter of the same shape."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))

@@ -1,0 +1,93 @@
+"""How the adapter's weights move: AdamW on float32 weights, and the learning rate of each step.
+
+What the gradient is belongs in `loss.py`; when a step is taken, in `loop.py`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+
+def learning_rates(
+    steps: int, peak: float, schedule: Literal["linear", "cosine", "constant"], warmup_ratio: float
+) -> list[float]:
+    """The learning rate of every step.
+
+    It rises linearly over the first `warmup_ratio` of the steps (the first one already moves), then falls to 0 along
+    a line or half a cosine, or stays.
+
+    Args:
+        steps: Optimizer steps of the whole run.
+        peak: The highest rate.
+        schedule: Its shape after the warmup, by transformers' names.
+        warmup_ratio: Share of the steps, rounded up.
+    """
+    warmup = math.ceil(steps * warmup_ratio)
+    rates = []
+    for step in range(steps):
+        progress = (step - warmup) / max(1, steps - warmup)
+        fall = {"linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2, "constant": 1.0}[schedule]
+        rates.append(peak * ((step + 1) / (warmup + 1) if step < warmup else fall))
+    return rates
+
+
+class AdapterOptimizer:
+    """AdamW over the trainable weights.
+
+    bfloat16 has eight bits of precision: near the end of a schedule a step is smaller than the last of them and would
+    be lost. So weights in a shorter format are copies of float32 ones, which is what moves.
+
+    Args:
+        parameters: The trainable weights.
+        weight_decay: Decoupled, as in AdamW.
+    """
+
+    def __init__(self, parameters: Sequence["torch.nn.Parameter"], weight_decay: float) -> None:
+        import torch
+
+        self.parameters = list(parameters)
+        self.copied = any(p.dtype != torch.float32 for p in self.parameters)
+        self.weights = [p.detach().float().clone() for p in self.parameters] if self.copied else self.parameters
+        self.adamw = torch.optim.AdamW(self.weights, lr=0.0, weight_decay=weight_decay, fused=True)
+
+    def step(self, learning_rate: float, max_grad_norm: float) -> float:
+        """Moves the weights along the gradients of the parameters, which are then dropped.
+
+        Returns:
+            The norm of the gradient before clipping. Where it is not finite, nothing has moved.
+        """
+        import torch
+
+        if self.copied:
+            for weight, parameter in zip(self.weights, self.parameters, strict=True):
+                weight.grad = None if parameter.grad is None else parameter.grad.float()
+        norm = float(torch.nn.utils.clip_grad_norm_(self.weights, max_grad_norm))
+        if math.isfinite(norm):
+            self.adamw.param_groups[0]["lr"] = learning_rate
+            self.adamw.step()
+            if self.copied:
+                with torch.no_grad():
+                    torch._foreach_copy_(self.parameters, self.weights)
+        self.drop_gradients()
+        return norm
+
+    def drop_gradients(self) -> None:
+        for tensor in (*self.parameters, *self.weights):
+            tensor.grad = None
+
+    def state(self) -> dict[str, Any]:
+        """Everything `restore` needs, as tensors and plain values."""
+        return {"adamw": self.adamw.state_dict(), "weights": [w.detach() for w in self.weights]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from a state that `state` gave, on this or another device."""
+        import torch
+
+        self.adamw.load_state_dict(state["adamw"])
+        with torch.no_grad():
+            for weight, parameter, saved in zip(self.weights, self.parameters, state["weights"], strict=True):
+                weight.copy_(saved)
+                parameter.copy_(weight)

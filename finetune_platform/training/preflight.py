@@ -1,0 +1,103 @@
+"""What is proven before compute time is paid for: the run trains on the right tokens, and batches change nothing.
+
+Whether the machine is large enough belongs in `capacity.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from finetune_platform.errors import PermanentError
+from finetune_platform.training.batches import collate
+from finetune_platform.training.loss import full_logits_loss, supervised_loss
+from finetune_platform.training.model import trainable
+from finetune_platform.training.rows import TrainRow
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+SHOWN_ROWS = 3
+COMPARED_ROWS = 4
+
+TOLERANCE = 1e-3
+"""Relative. In float32 rounding stays under 1e-5; a row that sees its padding or its neighbour is off by far more."""
+
+
+def supervised_texts(rows: Sequence[TrainRow], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """What the first rows are trained to say, end tokens included, one text a row.
+
+    Raises:
+        PermanentError: Nothing is supervised anywhere.
+    """
+    if not any(row.supervised for row in rows):
+        raise PermanentError(
+            f"none of {len(rows)} rows has a supervised token under this chat template: nothing would be learned",
+            "give assistant messages a content and no weight of 0",
+        )
+    shown = [row for row in rows if row.supervised][:SHOWN_ROWS]
+    return [
+        tokenizer.decode([t for t, w in zip(row.input_ids, row.weights, strict=True) if w > 0]) for row in shown
+    ]
+
+
+def compare_with_separate_rows(
+    model: Any, rows: Sequence[TrainRow], pad_token_id: int, device: str
+) -> dict[str, float]:
+    """Loss and gradient of a few short rows, once as one padded batch and once each row alone, in float32.
+
+    The separate rows go through the model's own logits, so an architecture that does more after its last hidden
+    state than one linear layer shows here too.
+
+    Returns:
+        `loss_difference` and `gradient_difference`, relative.
+
+    Raises:
+        PermanentError: They differ by more than rounding.
+    """
+    compared = _short_rows_of_different_length(rows)
+    with _in_float32(model):
+        together = supervised_loss(model, collate(compared, pad_token_id, device))
+        batched = _gradient(model, together)
+        alone = sum((full_logits_loss(model, row, device) for row in compared[1:]), full_logits_loss(model, compared[0], device))
+        separate = _gradient(model, alone)
+    differences = {
+        "loss_difference": abs(together.item() - alone.item()) / abs(alone.item()),
+        "gradient_difference": ((batched - separate).norm() / separate.norm()).item(),
+    }
+    if not max(differences.values()) <= TOLERANCE:
+        raise PermanentError(
+            f"a padded batch trains differently from its rows alone (relative differences: "
+            f"loss {differences['loss_difference']:.1e}, gradient {differences['gradient_difference']:.1e})",
+            "use a base model with plain causal attention and a linear output layer",
+        )
+    return differences
+
+
+def _short_rows_of_different_length(rows: Sequence[TrainRow]) -> list[TrainRow]:
+    """Short, so that the comparison takes a second; of different length, so that there is padding to see."""
+    by_length = {row.inputs: row for row in reversed(rows) if row.supervised}
+    return [by_length[length] for length in sorted(by_length)[:COMPARED_ROWS]]
+
+
+def _gradient(model: Any, loss: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    gradients = torch.autograd.grad(loss, trainable(model), allow_unused=True)
+    return torch.cat([g.flatten() for g in gradients if g is not None])
+
+
+@contextmanager
+def _in_float32(model: Any) -> Iterator[None]:
+    """The model without dropout and with float32 weights, for a while; afterwards its own weights are back, untouched."""
+    kept = [(p, p.data) for p in model.parameters()]
+    was_training = model.training
+    try:
+        model.eval()
+        for parameter, data in kept:
+            parameter.data = data.float()
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
+        model.train(was_training)

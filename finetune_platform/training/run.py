@@ -1,0 +1,283 @@
+"""A training run from a dataset to a published adapter, or the rest of one that was killed.
+
+Its id is the hash of what decides its outcome: a finished run is returned, an unfinished one goes on from its newest
+whole checkpoint. Preparing belongs in `prepare.py`, the process around a run in `__main__.py`.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from finetune_platform.identity import content_id
+from finetune_platform.inference.base_models import ResolvedModel, resolve_base_model
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, TrainingManifest
+from finetune_platform.progress import Report, Ticker
+from finetune_platform.storage_errors import disk_failures
+from finetune_platform.task import Stage, Task
+from finetune_platform.training import TRAINING_VERSION
+from finetune_platform.training.capacity import TOKENS_PER_FORWARD
+from finetune_platform.training.checkpoints import (
+    CheckpointRecord,
+    Restored,
+    complete_steps,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from finetune_platform.training.curve import loss_curve
+from finetune_platform.training.golden import golden_answers
+from finetune_platform.training.loop import StepLog, Stopped, train_steps
+from finetune_platform.training.model import save_adapter, trainable
+from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
+from finetune_platform.training.prepare import Prepared, prepare
+from finetune_platform.training.random_state import seed_everything
+from finetune_platform.training.tracking import TrackedRun, Tracking, start_tracking
+
+EDGE_STEPS = 10
+"""`first_loss` and `final_loss` are means over so many steps: batches are sorted by length, so one tells little."""
+
+
+def training_run_id(dataset_id: str, base_model_revision: str, system_prompt: str, stage: Stage) -> str:
+    """The id of the run that these decide."""
+    return content_id(
+        "tr",
+        {
+            "dataset": dataset_id,
+            "base_model_revision": base_model_revision,
+            "system_prompt": system_prompt,
+            "stage": stage.model_dump(mode="json"),
+            "version": TRAINING_VERSION,
+        },
+    )
+
+
+def run_training(
+    task: Task,
+    dataset: DatasetManifest,
+    lake: Lake,
+    cache_dir: Path,
+    work_dir: Path,
+    tracking_uri: str,
+    report: Report,
+    *,
+    on_metrics: Callable[[StepLog], None] = lambda entry: None,
+    stop: Callable[[], bool] = lambda: False,
+    progress_every_s: float = 2.0,
+    tags: Mapping[str, str] | None = None,
+) -> TrainingManifest:
+    """Trains the task's adapter on a dataset and publishes it.
+
+    Args:
+        task: Whose base model, system prompt and options are used.
+        dataset: Published in the lake.
+        lake: Holds dataset, checkpoints and result.
+        cache_dir: Local copies of models.
+        work_dir: Unfinished files; safe to delete while nothing runs.
+        tracking_uri: MLflow's server or database.
+        report: Told of preflight and progress.
+        on_metrics: Told of every step.
+        stop: Asked before every forward pass; True saves a checkpoint and ends the run.
+        progress_every_s: Least seconds between two progress lines.
+        tags: Further MLflow tags, such as the Dagster run.
+
+    Returns:
+        The run's manifest: a new one, or that of the finished run with this id.
+
+    Raises:
+        Stopped: `stop` said so; the same call goes on from there.
+        FinetuneError: Naming what to change; checkpoints are kept.
+    """
+    base = resolve_base_model(task.base_model, task.folder, lake, cache_dir, report)
+    stage = task.training.stages[0]
+    run_id = training_run_id(dataset.artifact_id, base.revision, task.system_prompt, stage)
+    path = TrainingManifest.model_construct(task=task.name, artifact_id=run_id).path
+    if lake.is_published(path):
+        report(f"training: {run_id} is finished already")
+        return lake.manifest(TrainingManifest, path)
+    report(f"training: {run_id}: {base.name}@{base.revision} on {dataset.artifact_id}")
+    own_work = work_dir / run_id
+    shutil.rmtree(own_work, ignore_errors=True)  # What a killed process of this run left.
+    with _tracked(tracking_uri, lake, _tracked_run(task, dataset, base, stage, run_id, tags or {}), report) as opening:
+        prepared = prepare(lake, dataset, base, stage, task.system_prompt, own_work, report)
+        tracking = opening.result()
+        restored = _train(
+            prepared, stage, lake, path, own_work, tracking, report, on_metrics, stop, progress_every_s
+        )
+        manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id)
+        _publish(lake, manifest, prepared, restored.log, own_work, tracking)
+    shutil.rmtree(own_work, ignore_errors=True)
+    report(f"training: {run_id} is published: final loss {manifest.final_loss:.4f}")
+    return manifest
+
+
+def _train(
+    prepared: Prepared,
+    stage: Stage,
+    lake: Lake,
+    path: str,
+    work_dir: Path,
+    tracking: Tracking,
+    report: Report,
+    on_metrics: Callable[[StepLog], None],
+    stop: Callable[[], bool],
+    progress_every_s: float,
+) -> Restored:
+    """All steps that are still to do, with their checkpoints; returns where that led."""
+    model, device, data = prepared.model, prepared.device, prepared.data
+    optimizer = AdapterOptimizer(trainable(model), stage.weight_decay)
+    seed_everything(stage.seed)
+    log: list[StepLog] = []
+    resumed_from: list[int] = []
+    if saved := complete_steps(lake, path):
+        restored = restore_checkpoint(lake, path, saved[-1], model, optimizer, device, work_dir=work_dir)
+        log, resumed_from = restored.log, [*restored.resumed_from_steps, restored.step]
+        report(f"training: goes on after step {restored.step} of {len(data.plan)}")
+    start = len(log)
+
+    def save(step: int) -> None:
+        record = CheckpointRecord(training_run=path.rpartition("/")[2], step=step, resumed_from_steps=resumed_from)
+        keep = stage.save_total_limit
+        save_checkpoint(lake, path, record, model, optimizer, log, work_dir=work_dir, keep=keep)
+
+    rates = learning_rates(len(data.plan), stage.learning_rate, stage.lr_scheduler_type, stage.warmup_ratio)
+    ticker = Ticker(report, "training", len(data.plan), "steps", rate_unit="rows", every_s=progress_every_s)
+    steps = train_steps(
+        model,
+        optimizer,
+        data.rows,
+        data.plan,
+        rates,
+        validation=data.validation,
+        eval_steps=stage.eval_steps,
+        tokens_per_forward=TOKENS_PER_FORWARD[device],
+        max_grad_norm=stage.max_grad_norm,
+        pad_token_id=prepared.tokenizer.pad_token_id,
+        device=device,
+        start=start,
+        stop=stop,
+    )
+    try:
+        for entry in steps:
+            log.append(entry)
+            tracking.log_step(entry)
+            on_metrics(entry)
+            ticker.at(entry.step, sum(e.rows for e in log[start:]), _detail(entry))
+            if entry.step % stage.save_steps == 0 or entry.step == len(data.plan):
+                save(entry.step)
+    except Stopped as stopped:
+        if stopped.steps_done and stopped.steps_done not in complete_steps(lake, path):
+            save(stopped.steps_done)
+        report(f"training: stopped after step {stopped.steps_done} of {len(data.plan)}; the same command goes on there")
+        raise
+    return Restored(len(log), log, resumed_from)
+
+
+def _detail(entry: StepLog) -> str:
+    measured = "" if entry.validation_loss is None else f", validation {entry.validation_loss:.4f}"
+    return f"loss {entry.loss:.4f}{measured}"
+
+
+@contextmanager
+def _tracked(uri: str, lake: Lake, run: TrackedRun, report: Report) -> "Iterator[Future[Tracking]]":
+    """An MLflow run that is opening while the block prepares, and is ended the way the block ends."""
+    import peft
+    import torch
+    import transformers
+
+    _ = (peft, torch, transformers)  # Imported before the thread starts: see `start_tracking`.
+    opening = start_tracking(uri, lake, run, report)
+    status = "FAILED"
+    try:
+        yield opening
+        status = "FINISHED"
+    except Stopped:
+        status = "KILLED"
+        raise
+    finally:
+        if opening.exception() is None:
+            opening.result().close(status)
+
+
+def _tracked_run(
+    task: Task, dataset: DatasetManifest, base: ResolvedModel, stage: Stage, run_id: str, tags: Mapping[str, str]
+) -> TrackedRun:
+    options = stage.model_dump(mode="json")
+    params = {**options, **{f"peft.{k}": v for k, v in options.pop("peft").items()}}
+    params.pop("peft", None)
+    params |= {"base_model": base.name, "base_model_revision": base.revision, "system_prompt": task.system_prompt}
+    return TrackedRun(task.name, run_id, params, {"dataset_id": dataset.artifact_id, **tags})
+
+
+def _manifest(
+    task: Task,
+    dataset: DatasetManifest,
+    base: ResolvedModel,
+    stage: Stage,
+    run_id: str,
+    prepared: Prepared,
+    restored: Restored,
+    mlflow_run_id: str,
+) -> TrainingManifest:
+    log, data = restored.log, prepared.data
+    seconds = sum(entry.seconds for entry in log)
+    measured = [entry.validation_loss for entry in log if entry.validation_loss is not None]
+    return TrainingManifest(
+        artifact_id=run_id,
+        task=task.name,
+        parents={"curated_dataset": dataset.artifact_id},
+        code_version=TRAINING_VERSION,
+        base_model=base.name,
+        base_model_revision=base.revision,
+        system_prompt=task.system_prompt,
+        chat_template_sha256=base.chat_template_sha256,
+        stages=[stage.model_dump(mode="json")],
+        steps=len(log),
+        train_rows=len(data.rows),
+        supervised_tokens=sum(row.supervised for row in data.rows),
+        trainable_parameters=sum(p.numel() for p in trainable(prepared.model)),
+        first_loss=_mean_loss(log[:EDGE_STEPS]),
+        final_loss=_mean_loss(log[-EDGE_STEPS:]),
+        validation_loss=measured[-1] if measured else None,
+        train_seconds=round(seconds, 1),
+        rows_per_second=round(sum(entry.rows for entry in log) / seconds, 2),
+        resumed_from_steps=restored.resumed_from_steps,
+        preflight=prepared.preflight,
+        golden=golden_answers(prepared.model, prepared.tokenizer, data.golden, task.system_prompt),
+        versions={name: version(name) for name in ("torch", "transformers", "peft")},
+        device=_device_name(prepared),
+        mlflow_run_id=mlflow_run_id,
+    )
+
+
+def _mean_loss(log: list[StepLog]) -> float:
+    return sum(entry.loss for entry in log) / len(log)
+
+
+def _device_name(prepared: Prepared) -> str:
+    import torch
+
+    if prepared.device == "cuda":
+        return f"{torch.cuda.get_device_name()}, {prepared.precision.dtype}"
+    return f"cpu ({torch.get_num_threads()} threads), {prepared.precision.dtype}"
+
+
+def _publish(
+    lake: Lake, manifest: TrainingManifest, prepared: Prepared, log: list[StepLog], work_dir: Path, tracking: Tracking
+) -> None:
+    """The folder of the run, its manifest last; MLflow gets copies of what people look at."""
+    folder = work_dir / "result"
+    files: dict[str, Any] = {
+        "log.jsonl": "".join(f"{entry.line()}\n" for entry in log).encode(),
+        "loss.svg": loss_curve(log, f"{manifest.task}: {manifest.artifact_id}"),
+    }
+    with disk_failures(folder):
+        save_adapter(prepared.model, folder / "adapter")
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+            tracking.add_file(name, content)
+        (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+    lake.publish(folder, manifest.path)

@@ -1,0 +1,81 @@
+"""What the environment says, and what follows where it says nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune_platform.errors import BadInput
+from finetune_platform.settings import Settings, settings
+
+
+@pytest.fixture(autouse=True)
+def clean(settings_env: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment that says nothing, in an empty working folder."""
+    for name in ("FINETUNE_HOME", "LAKE_URL", "DATABASE_URL", "TASKS_DIR"):
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    settings.cache_clear()
+
+
+def test_everything_has_an_absolute_place_below_the_working_folder(tmp_path: Path) -> None:
+    home = tmp_path / ".finetune"
+    found = settings()
+    assert found.finetune_home == home
+    assert found.lake_url == str(home / "lake")
+    assert found.database_url == f"sqlite:///{home / 'finetune.db'}"
+    assert found.mlflow_tracking_uri == f"sqlite:///{home / 'mlflow.db'}"
+    assert (found.dagster_home, found.cache_dir) == (home / "dagster", home / "cache")
+    assert found.tasks_dir == Path("tasks")
+    assert found.lake_is_local
+
+
+def test_a_home_moves_what_follows_from_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FINETUNE_HOME", "state")
+    monkeypatch.setenv("FINETUNE_CACHE_DIR", "/var/cache/finetune")
+    found = settings()
+    assert found.lake_url == str(tmp_path / "state" / "lake")
+    assert found.cache_dir == Path("/var/cache/finetune")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_postgresql_is_spoken_by_the_installed_driver_and_shared_with_mlflow(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://u:p@host/db")
+    found = settings()
+    assert found.database_url == "postgresql+psycopg://u:p@host/db"
+    assert found.mlflow_tracking_uri == "postgresql+psycopg://u:p@host/db"
+
+
+@pytest.mark.parametrize(
+    ("given", "local"),
+    [("s3://bucket/x", False), ("gs://bucket", False), ("file:///srv/lake", True), ("/srv/lake", True)],
+)
+def test_a_lake_may_be_anywhere(given: str, local: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKE_URL", given)
+    assert (settings().lake_url, settings().lake_is_local) == (given, local)
+
+
+def test_a_relative_lake_means_the_same_place_in_every_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LAKE_URL", "data/lake")
+    assert settings().lake_url == str(tmp_path / "data" / "lake")
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LAKE_URL", "")
+    monkeypatch.setenv("FINETUNE_HOME", "")
+    assert settings().lake_url == str(tmp_path / ".finetune" / "lake")
+
+
+def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = settings()
+    monkeypatch.setenv("LAKE_URL", "s3://bucket/x")
+    assert settings() is before
+    settings.cache_clear()
+    assert settings().lake_url == "s3://bucket/x"
+
+
+def test_a_value_that_cannot_be_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAUNCHER", "moon")
+    with pytest.raises(BadInput, match=r"LAUNCHER: .*'moon'(?s:.*)mend: correct or unset LAUNCHER"):
+        settings()
