@@ -139,7 +139,7 @@ def power_of_threshold(world: World, metric: str, rows: int, simulations: int) -
     true = world.truth()[CANDIDATE][metric]
     threshold = true
     for _ in range(4):  # The printed effect depends on the threshold: settle both.
-        pilots = gate_rates(world, threshold_gates({metric: threshold}), rows, 20, seed=1)
+        pilots = gate_rates(world, threshold_gates({metric: threshold}), rows, max(20, simulations // 10), seed=1)
         threshold = true - pilots[metric].effect
     gate = threshold_gates({metric: threshold})
     return gate_rates(world, gate, rows, simulations, seed=2)[metric]

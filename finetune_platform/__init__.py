@@ -7,10 +7,11 @@ training process must not load Dagster.
 import os
 
 # These libraries read them when they are imported, wherever that happens first: nothing about a user's data is
-# told to their makers, and no progress bar of theirs breaks into our log. Whoever wants them sets them.
+# told to their makers, and nothing of theirs breaks into our progress on a terminal. Whoever wants them sets them.
 for _name, _value in {
     "DAFT_ANALYTICS_ENABLED": "0",
     "DAFT_PROGRESS_BAR": "0",
+    "DAFT_SHOW_QUERY_ID": "0",
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -5,7 +5,7 @@ A manifest is the last file written of its folder: a folder without one does not
 """
 
 from datetime import UTC, datetime
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,10 +42,17 @@ class Manifest(Record):
     code_version: str
     created_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
+    FOLDER: ClassVar[str]
+    """Folder of all artifacts of this kind, inside the task's."""
+
+    @classmethod
+    def path_of(cls, task: str, artifact_id: str) -> str:
+        """Folder of one artifact inside the lake."""
+        return f"{task}/{cls.FOLDER}/{artifact_id}"
+
     @property
     def path(self) -> str:
-        """Folder inside the lake."""
-        raise NotImplementedError
+        return self.path_of(self.task, self.artifact_id)
 
     def to_bytes(self) -> bytes:
         return self.model_dump_json(indent=2).encode()
@@ -68,13 +75,11 @@ class SourceRecord(Record):
 class RawManifest(Manifest):
     """`raw_examples`: canonical rows (`examples.parquet`) and refused ones (`rejected.parquet`)."""
 
+    FOLDER = "raw_examples"
+
     rows: int
     sources: list[SourceRecord]
     funnel: list[FunnelStep]
-
-    @property
-    def path(self) -> str:
-        return f"{self.task}/raw_examples/{self.artifact_id}"
 
 
 class SplitRecord(Record):
@@ -86,6 +91,8 @@ class SplitRecord(Record):
 class DatasetManifest(Manifest):
     """`curated_dataset`: `train|validation|test|rejected.parquet`. Parents: `raw_examples`."""
 
+    FOLDER = "datasets"
+
     splits: dict[Split, SplitRecord]
     rejected: int
     funnel: list[FunnelStep]
@@ -93,13 +100,11 @@ class DatasetManifest(Manifest):
     tokens: dict[str, float]
     base_model: str
 
-    @property
-    def path(self) -> str:
-        return f"{self.task}/datasets/{self.artifact_id}"
-
 
 class TrainingManifest(Manifest):
     """`trained_adapter`: `adapter/` (PEFT files), `log.jsonl`. Parents: `curated_dataset`."""
+
+    FOLDER = "training_runs"
 
     base_model: str
     base_model_revision: str
@@ -121,10 +126,6 @@ class TrainingManifest(Manifest):
     versions: dict[str, str]
     device: str
     mlflow_run_id: str | None = None
-
-    @property
-    def path(self) -> str:
-        return f"{self.task}/training_runs/{self.artifact_id}"
 
 
 class GateResult(Record):
@@ -152,15 +153,13 @@ class EvaluationManifest(Manifest):
     `{arm: {metric: {"value", "lower", "upper"}}}` of the first benchmark.
     """
 
+    FOLDER = "evaluations"
+
     verdict: Verdict
     headline: str
     gates: list[GateResult]
     summary: dict[str, dict[str, dict[str, float]]]
     generation_seconds: float
-
-    @property
-    def path(self) -> str:
-        return f"{self.task}/evaluations/{self.artifact_id}"
 
     @property
     def blocking(self) -> list[GateResult]:
@@ -174,6 +173,8 @@ class AdapterManifest(Manifest):
     Parents: `evaluation_report`, `trained_adapter`, `curated_dataset`, `raw_examples`.
     """
 
+    FOLDER = "adapters"
+
     files: dict[str, str]
     base_model: str
     base_model_revision: str
@@ -182,10 +183,6 @@ class AdapterManifest(Manifest):
     summary: dict[str, dict[str, dict[str, float]]]
     mlflow_model: str
     golden: list[dict[str, Any]]
-
-    @property
-    def path(self) -> str:
-        return f"{self.task}/adapters/{self.artifact_id}"
 
 
 def expect_same(what: str, ours: str, theirs: str, place: str) -> None:

@@ -1,4 +1,4 @@
-"""One line of progress that a terminal, Dagster's log and a parser read alike.
+"""Progress of long work: one line that a terminal, Dagster's log and a parser read alike, and a stage's events.
 
 `training 48/116 steps | 11.8 rows/s | 00:42 left | loss 0.731`
 """
@@ -6,7 +6,7 @@
 import re
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 Report = Callable[[str], None]
 """Where lines go: `context.log.info` in Dagster, `print` under plain Python."""
@@ -21,6 +21,21 @@ class Progress(NamedTuple):
     unit: str
     detail: str
 
+
+StageKind = Literal["started", "log", "succeeded", "failed", "skipped"]
+
+
+class StageEvent(NamedTuple):
+    """What happened to a stage. `skipped` means that its artifact is in place; `timestamp` is Unix time in seconds."""
+
+    stage: str
+    kind: StageKind
+    message: str
+    timestamp: float
+
+
+SendEvent = Callable[[StageEvent], None]
+"""Where a running chain's events go: a screen, a log, a script."""
 
 _LINE = re.compile(r"^(?P<stage>[\w \-]+) (?P<done>\d+)/(?P<total>\d+) (?P<unit>\w+) \| (?P<detail>.*)$")
 

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -259,6 +261,22 @@ def test_a_server_that_is_away_is_told_within_seconds(
     with pytest.raises(Unreachable, match=f"(?s){s3_url}/t.*does not answer.*mend: .*AWS_ENDPOINT_URL"):
         CALLS[call](Lake(s3_url), folder)
     assert time.monotonic() - started < 12
+
+
+@pytest.mark.slow
+def test_an_address_that_swallows_connections_is_told_within_seconds(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as queue:
+        for _ in range(3):
+            waiting = queue.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{full.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(Unreachable, match="does not answer"):
+            Lake(s3_url).get("t/a")
+        assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize("call", ["get", "list", "put", "publish"])

@@ -54,9 +54,9 @@ def test_what_a_manifest_does_not_know_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", Manifest.__subclasses__())
 def test_every_kind_has_a_folder_of_its_own_below_the_task(kind: type[Manifest]) -> None:
-    path = kind.model_construct(task="contract_entities", artifact_id="xx-1").path
+    path = kind.path_of("contract_entities", "xx-1")
     assert re.fullmatch(r"contract_entities/\w+/xx-1", path)
-    assert len({k.model_construct(task="t", artifact_id="x").path for k in Manifest.__subclasses__()}) == 5
+    assert len({k.path_of("t", "x") for k in Manifest.__subclasses__()}) == 5
 
 
 def test_only_a_pass_or_a_skip_of_a_hard_gate_lets_an_adapter_in() -> None:

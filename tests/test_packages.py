@@ -88,9 +88,16 @@ def test_a_version_that_the_index_lacks_names_those_it_has(wheel: Path, tmp_path
 
 def test_a_source_package_is_not_built(shelf: Path, tmp_path: Path) -> None:
     marker = tmp_path / "was-run"
-    (tmp_path / "setup.py").write_text(f"open({str(marker)!r}, 'w')")
+    source = tmp_path / "finetune_test_rows-1.0"
+    source.mkdir()
+    # A build backend of its own, so that nothing but pip's refusal keeps it from running.
+    (source / "backend.py").write_text(f"open({str(marker)!r}, 'w')")
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (source / "PKG-INFO").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1.0\n")
     with tarfile.open(shelf / "finetune_test_rows-1.0.tar.gz", "w:gz") as archive:
-        archive.add(tmp_path / "setup.py", "finetune_test_rows-1.0/setup.py")
+        archive.add(source, source.name)
     assert "no wheel" in refused(URI, "0" * 64, tmp_path / "cache", BadInput)
     assert not marker.exists()
 

@@ -11,6 +11,7 @@ from dagster import (
     AssetsDefinition,
     DataVersion,
     MaterializeResult,
+    ResourceParam,
     asset,
 )
 
@@ -37,16 +38,14 @@ def curated_dataset(task: Task) -> AssetsDefinition:
         description="A versioned dataset: duplicates, contradictions and over-long rows set aside, split by group.",
         code_version=CURATION_VERSION,
         check_specs=check_specs("curated", task, key),
-        required_resource_keys={"lake"},
     )
     def build(
-        context: AssetExecutionContext, workbench: Workbench, raw: RawManifest
+        context: AssetExecutionContext, lake: ResourceParam[Lake], workbench: Workbench, raw: RawManifest
     ) -> Iterator[AssetCheckResult | MaterializeResult[DatasetManifest]]:
         from finetune_platform.curation.curate import curate
         from finetune_platform.curation.expectation_frames import dataset_frame
         from finetune_platform.inference.base_models import count_tokens
 
-        lake: Lake = context.resources.lake
         with user_failures():
             model = workbench.base_model(task, lake, context.log.info)
             dataset = curate(

@@ -15,6 +15,7 @@ from dagster import (
     DataVersion,
     MaterializeResult,
     MetadataValue,
+    ResourceParam,
     asset,
 )
 
@@ -54,14 +55,17 @@ def evaluation_report(task: Task) -> AssetsDefinition:
         code_version=EVALUATION_VERSION,
         pool=GPU_POOL,
         check_specs=[_spec(gate, key) for gate in task.evaluation.gates],
-        required_resource_keys={"lake", "database"},
     )
     def build(
-        context: AssetExecutionContext, workbench: Workbench, training: TrainingManifest, dataset: DatasetManifest
+        context: AssetExecutionContext,
+        lake: ResourceParam[Lake],
+        database: ResourceParam[Database],
+        workbench: Workbench,
+        training: TrainingManifest,
+        dataset: DatasetManifest,
     ) -> Iterator[AssetCheckResult | MaterializeResult[EvaluationManifest]]:
-        lake: Lake = context.resources.lake
         with user_failures():
-            champion = _champion(task, lake, context.resources.database)
+            champion = _champion(task, lake, database)
             evaluation = _evaluation(task, dataset, training, champion, lake, workbench, context.log.info)
         for result in evaluation.gates:
             yield _check(result, key)
@@ -100,7 +104,7 @@ def _champion(task: Task, lake: Lake, database: Database) -> AdapterManifest | N
     adapter_id = database.current(task.name, "champion")
     if adapter_id is None:
         return None
-    return lake.manifest(AdapterManifest, AdapterManifest.model_construct(task=task.name, artifact_id=adapter_id).path)
+    return lake.manifest(AdapterManifest, AdapterManifest.path_of(task.name, adapter_id))
 
 
 def _spec(gate: Gate, key: AssetKey) -> AssetCheckSpec:

@@ -2,7 +2,15 @@
 
 from collections.abc import Iterator
 
-from dagster import AssetCheckResult, AssetExecutionContext, AssetKey, AssetsDefinition, MaterializeResult, asset
+from dagster import (
+    AssetCheckResult,
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    MaterializeResult,
+    ResourceParam,
+    asset,
+)
 
 from finetune_platform.assets.presentation import funnel_plot, funnel_table, link, provenance
 from finetune_platform.assets.row_checks import check_specs, checked, docs_path
@@ -26,14 +34,12 @@ def raw_examples(task: Task) -> AssetsDefinition:
         description=f"Canonical rows of {task.name}'s sources; rows that cannot be read are set aside with a reason.",
         code_version=CURATION_VERSION,
         check_specs=check_specs("raw", task, key),
-        required_resource_keys={"lake"},
     )
     def build(
-        context: AssetExecutionContext, workbench: Workbench
+        context: AssetExecutionContext, lake: ResourceParam[Lake], workbench: Workbench
     ) -> Iterator[AssetCheckResult | MaterializeResult[RawManifest]]:
         from finetune_platform.curation.expectation_frames import raw_frame
 
-        lake: Lake = context.resources.lake
         with user_failures():
             raw = collect(task, lake, workbench.cache, context.log.info)
             yield from checked(raw_frame(lake, raw), "raw", task, key, raw, lake)

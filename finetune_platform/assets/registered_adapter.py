@@ -10,10 +10,12 @@ from dagster import (
     DataVersion,
     MaterializeResult,
     MetadataValue,
+    ResourceParam,
     asset,
 )
 
 from finetune_platform.assets.presentation import link, provenance
+from finetune_platform.database import Database
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import AdapterManifest, DatasetManifest, EvaluationManifest, TrainingManifest
 from finetune_platform.registry.bundle import CARD_NAME
@@ -39,16 +41,16 @@ def registered_adapter(task: Task) -> AssetsDefinition:
         owners=task.owners,
         description="An immutable bundle at its content address, an MLflow version, and the alias it earned.",
         code_version=CODE_VERSION,
-        required_resource_keys={"lake", "database"},
     )
     def build(
         context: AssetExecutionContext,
+        lake: ResourceParam[Lake],
+        database: ResourceParam[Database],
         workbench: Workbench,
         evaluation: EvaluationManifest,
         training: TrainingManifest,
         dataset: DatasetManifest,
     ) -> MaterializeResult[AdapterManifest]:
-        lake: Lake = context.resources.lake
         with user_failures():
             model = workbench.base_model(task, lake, context.log.info)
             adapter = register(
@@ -58,7 +60,7 @@ def registered_adapter(task: Task) -> AssetsDefinition:
                 dataset,
                 model,
                 lake,
-                context.resources.database,
+                database,
                 workbench.tracking_uri,
                 context.run_id,
                 context.log.info,

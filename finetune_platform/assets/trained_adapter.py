@@ -12,6 +12,7 @@ from dagster import (
     DataVersion,
     MaterializeResult,
     MetadataValue,
+    ResourceParam,
     asset,
 )
 
@@ -41,12 +42,14 @@ def trained_adapter(task: Task) -> AssetsDefinition:
         description="A LoRA adapter trained on the dataset; a killed job goes on from its last checkpoint.",
         code_version=TRAINING_VERSION,
         pool=GPU_POOL,
-        required_resource_keys={"lake"},
     )
     def build(
-        context: AssetExecutionContext, launcher: LocalLauncher, workbench: Workbench, dataset: DatasetManifest
+        context: AssetExecutionContext,
+        lake: ResourceParam[Lake],
+        launcher: LocalLauncher,
+        workbench: Workbench,
+        dataset: DatasetManifest,
     ) -> MaterializeResult[TrainingManifest]:
-        lake: Lake = context.resources.lake
         command = [sys.executable, "-m", "finetune_platform.training", "--dataset", dataset.artifact_id]
         with user_failures():
             result = launcher.launch(
@@ -58,7 +61,7 @@ def trained_adapter(task: Task) -> AssetsDefinition:
                     "FINETUNE_CACHE_DIR": workbench.cache_dir,
                 },
             )
-            path = TrainingManifest.model_construct(task=task.name, artifact_id=result["training_run_id"]).path
+            path = TrainingManifest.path_of(task.name, result["training_run_id"])
             training = lake.manifest(TrainingManifest, path)
         return MaterializeResult(
             asset_key=key,

@@ -1,15 +1,15 @@
 """A running chain on the screen: one line a stage, with a bar while it runs; plain lines or JSON lines elsewhere.
 
-What a stage does and what events it sends belongs in `execution.py`; what came of it is shown by `summary.py`.
+What a stage does belongs in `assets/`, what events it sends in `sensors/by_hand.py`; what came of it is shown by `summary.py`.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,23 +18,10 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from finetune_platform.progress import Progress, duration, parse_progress
+from finetune_platform.progress import Progress, SendEvent, StageEvent, duration, parse_progress
 
-Kind = Literal["started", "log", "succeeded", "failed", "skipped"]
 PLAIN_PROGRESS_EVERY_S = 10.0
 """A log file needs fewer progress lines than a screen."""
-
-
-class StageEvent(NamedTuple):
-    """What happened to a stage. `skipped` means that its artifact is in place; `timestamp` is Unix time in seconds."""
-
-    stage: str
-    kind: Kind
-    message: str
-    timestamp: float
-
-
-Send = Callable[[StageEvent], None]
 
 
 @dataclass
@@ -128,7 +115,7 @@ class PlainLines:
 
 
 @contextmanager
-def stage_view(stages: Sequence[str], as_json: bool = False, console: Console | None = None) -> Iterator[Send]:
+def stage_view(stages: Sequence[str], as_json: bool = False, console: Console | None = None) -> Iterator[SendEvent]:
     """Shows the events that are sent to it, in the way that suits where stdout goes.
 
     Args:

@@ -22,12 +22,29 @@ def show_status(name: str | None, as_json: bool) -> None:
     """Shows one task, or all."""
     lake, database = open_lake(), open_database()
     tasks = some_tasks(name)
-    found = [status(task, lake, database, source_hashes(task, lake)) for task in tasks]
+    versions = code_versions()
+    found = [status(task, lake, database, versions, source_hashes(task, lake)) for task in tasks]
     if as_json:
         print_json({"tasks": found})
         return
     for task_status in found:
         show(task_status, console())
+
+
+def code_versions() -> dict[str, str]:
+    """Versions of the code that makes each asset."""
+    from finetune_platform.curation.collect import CURATION_VERSION
+    from finetune_platform.evaluation.evaluate import EVALUATION_VERSION
+    from finetune_platform.registry.register import CODE_VERSION
+    from finetune_platform.training import TRAINING_VERSION
+
+    return {
+        "raw_examples": CURATION_VERSION,
+        "curated_dataset": CURATION_VERSION,
+        "trained_adapter": TRAINING_VERSION,
+        "evaluation_report": EVALUATION_VERSION,
+        "registered_adapter": CODE_VERSION,
+    }
 
 
 def source_hashes(task: Task, lake: Lake) -> Mapping[str, str | None]:
@@ -55,7 +72,7 @@ def source_hashes(task: Task, lake: Lake) -> Mapping[str, str | None]:
 def stages_in_place(task: Task, stages: Sequence[str]) -> list[str]:
     """The first of `stages` whose artifacts still hold, up to the first that does not."""
     lake = open_lake()
-    found = status(task, lake, open_database(), source_hashes(task, lake))
+    found = status(task, lake, open_database(), code_versions(), source_hashes(task, lake))
     holds = {asset.asset for asset in found.assets if asset.state == "in place"}
     return list(itertools.takewhile(holds.__contains__, stages))
 

@@ -7,11 +7,12 @@ from rich.text import Text
 
 from finetune_platform.commands.installation import open_lake, read_settings
 from finetune_platform.manifests import AdapterManifest, EvaluationManifest, GateResult
+from finetune_platform.registry.register import NEW_ARM
 from finetune_platform.task import Task
 
 STYLES = {"pass": "green", "fail": "red", "inconclusive": "yellow", "skipped": "dim"}
 ARM_TITLES = {
-    "adapter": "this adapter",
+    NEW_ARM: "new adapter",
     "champion": "champion",
     "prompted": "base, long prompt",
     "few_shot": "base, few examples",
@@ -40,7 +41,7 @@ def comparison(evaluation: EvaluationManifest) -> Table:
         table.add_column(metric, justify="right")
     for arm, values in evaluation.summary.items():
         cells = [_interval(values[m]) if m in values else "" for m in metrics]
-        table.add_row(ARM_TITLES.get(arm, arm), *cells, style="bold" if arm == "adapter" else "")
+        table.add_row(ARM_TITLES.get(arm, arm), *cells, style="bold" if arm == NEW_ARM else "")
     return table
 
 

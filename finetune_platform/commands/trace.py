@@ -24,16 +24,15 @@ def render_trace(found: Trace) -> Tree:
         read = tree.add(Text.assemble((f"{raw.task} raw_examples ", "cyan"), raw.raw_id))
         for fate in raw.fates:
             read.add(_fate(fate, "read"))
-        made = [d for d in found.datasets if d.task == raw.task and d.raw_id == raw.raw_id]
-        for dataset in made:
-            _add_dataset(read, dataset)
-        if not made:
-            read.add(Text("no dataset was made from it", "dim"))
+    for dataset in found.datasets:
+        _add_dataset(tree, dataset)
+    if not found.datasets:
+        tree.add(Text("it is in no dataset", "dim"))
     return tree
 
 
 def _add_dataset(tree: Tree, dataset: DatasetAppearance) -> None:
-    node = tree.add(Text.assemble(("curated_dataset ", "cyan"), dataset.dataset_id))
+    node = tree.add(Text.assemble((f"{dataset.task} curated_dataset ", "cyan"), dataset.dataset_id))
     for fate in dataset.fates:
         node.add(_fate(fate, "in"))
     taught = any(fate.split == "train" for fate in dataset.fates)

@@ -53,9 +53,8 @@ def collect(task: Task, lake: Lake, cache_dir: Path, report: Report) -> RawManif
         )
     with tempfile.TemporaryDirectory(prefix="raw_examples-") as temp:
         manifest = _read_into(Path(temp), task, found, report)
-        if not lake.is_published(manifest.path):
-            (Path(temp) / MANIFEST_NAME).write_bytes(manifest.to_bytes())
-            lake.publish(Path(temp), manifest.path)
+        (Path(temp) / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+        lake.publish(Path(temp), manifest.path)
     return lake.manifest(RawManifest, manifest.path)
 
 

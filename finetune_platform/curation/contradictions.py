@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from finetune_platform.curation.sifting import Sifted, sift
-from finetune_platform.identity import canonical_json
+from finetune_platform.identity import ROW_ID_DIGITS, content_id
 
 if TYPE_CHECKING:
     from daft import DataFrame
@@ -24,22 +24,19 @@ def drop_contradictions(rows: "DataFrame") -> Sifted:
     from daft import col
     from daft.functions import when
 
-    text, places = daft.DataType.string(), daft.DataType.list(daft.DataType.string())
+    text = daft.DataType.string()
     prompt_of = daft.func(_prompt, return_dtype=text, use_process=False)
     answer_of = daft.func(_answer, return_dtype=text, use_process=False)
     sentence = daft.func(_sentence, return_dtype=text, use_process=False)
 
-    keyed = rows.with_columns(
-        {"prompt_key": prompt_of(col("messages"), col("tools")), "answer_key": answer_of(col("messages"))}
-    ).collect()
+    keys = {"prompt_key": prompt_of(col("messages"), col("tools")), "answer_key": answer_of(col("messages"))}
+    keyed = rows.with_columns(keys).collect()
+    answers = keyed.groupby("prompt_key").agg(col("answer_key").count_distinct().alias("answers"))
     disputed = (
-        keyed.groupby("prompt_key")
-        .agg(
-            col("answer_key").count_distinct().alias("answers"),
-            col("position").list_agg().alias("positions"),
-            col("place").list_agg().cast(places).alias("places"),
-        )
-        .where(col("answers") > 1)
+        keyed.select("prompt_key", "position", "place")
+        .join(answers.where(col("answers") > 1), on="prompt_key")
+        .groupby("prompt_key", "answers")
+        .agg(col("position").list_agg().alias("positions"), col("place").list_agg().alias("places"))
     )
     joined = keyed.join(disputed, on="prompt_key", how="left")
     several = col("answers") > 1
@@ -54,11 +51,12 @@ def drop_contradictions(rows: "DataFrame") -> Sifted:
 
 def _prompt(messages: str, tools: str | None) -> str:
     prompt = [{k: v for k, v in m.items() if k != "weight"} for m in json.loads(messages)[:-1]]
-    return canonical_json([prompt, tools])
+    return content_id("prompt", [prompt, tools], ROW_ID_DIGITS)
 
 
 def _answer(messages: str) -> str:
-    return canonical_json({k: v for k, v in json.loads(messages)[-1].items() if k != "weight"})
+    answer = {k: v for k, v in json.loads(messages)[-1].items() if k != "weight"}
+    return content_id("answer", answer, ROW_ID_DIGITS)
 
 
 def _sentence(place: str, positions: list[int] | None, places: list[str] | None) -> str | None:

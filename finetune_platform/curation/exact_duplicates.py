@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 def drop_exact_duplicates(rows: "DataFrame") -> Sifted:
     """Keeps the first row of each `example_id`, in the order of the sources."""
-    from daft import Window, col
-    from daft.functions import format, row_number, when
+    from daft import col
+    from daft.functions import format, when
 
-    same = Window().partition_by("example_id").order_by("position")
-    whole = same.rows_between(Window.unbounded_preceding, Window.unbounded_following)
-    numbered = rows.with_columns({"copy": row_number().over(same), "first": col("place").first_value().over(whole)})
-    later = col("copy") > 1
-    sentence = format("{}: the same row stands at {}", "place", "first")
-    judged = numbered.with_columns(
+    firsts = rows.groupby("example_id").agg(col("position").min().alias("first"))
+    places = rows.select(col("position").alias("first"), col("place").alias("first_place"))
+    compared = rows.join(firsts, on="example_id").join(places, on="first")
+    later = col("position") > col("first")
+    sentence = format("{}: the same row stands at {}", "place", "first_place")
+    judged = compared.with_columns(
         {"reason": when(later, "exact_duplicate").otherwise(None), "detail": when(later, sentence).otherwise(None)}
     )
-    return sift(judged.exclude("copy", "first"), "exact_duplicates")
+    return sift(judged.exclude("first", "first_place"), "exact_duplicates")

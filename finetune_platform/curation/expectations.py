@@ -141,7 +141,7 @@ def _observed(item: "ExpectationValidationResult") -> dict[str, Any]:
     """The figures of one result as plain JSON, with a few of the rows that failed."""
     observed = {key: item.result[key] for key in _OBSERVED if item.result.get(key) is not None}
     if examples := item.result.get("partial_unexpected_list"):
-        observed["examples"] = [str(value)[:_EXAMPLE_CHARS] for value in examples[:_EXAMPLES_SHOWN]]
+        observed["examples"] = list(dict.fromkeys(str(value)[:_EXAMPLE_CHARS] for value in examples))[:_EXAMPLES_SHOWN]
     raised = [info for info in _exceptions(item.exception_info) if info.get("raised_exception")]
     if raised:
         observed["error"] = str(raised[0].get("exception_message"))

@@ -9,7 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from finetune_platform.evaluation.intervals import rows_for_zero_count
-from finetune_platform.evaluation.power import effect_of_mean, effect_of_pairs, effect_of_proportion
+from finetune_platform.evaluation.power import (
+    effect_of_difference,
+    effect_of_level,
+    effect_of_pairs,
+    effect_of_proportion,
+)
 from finetune_platform.evaluation.scores import Estimate, Scores, ScoreSlice
 from finetune_platform.manifests import GateResult, Verdict
 from finetune_platform.task import Gate
@@ -90,7 +95,14 @@ def detectable_effect(gate: Gate, estimate: Estimate, binary: bool) -> float | N
     if estimate.standard_error == 0:
         # Nothing varied, so nothing tells the spread: differences of a bounded score spread least when 0 or 1.
         return effect_of_pairs(0.0, estimate.effective, gate.alpha)
-    return effect_of_mean(estimate.standard_error, gate.alpha)
+    return _continuous_effect(gate, estimate)
+
+
+def _continuous_effect(gate: Gate, estimate: Estimate) -> float:
+    end = estimate.lower if gate.direction == "higher" else estimate.upper
+    if gate.threshold is not None:
+        return effect_of_level(estimate.value, end, estimate.standard_error)
+    return effect_of_difference(abs(estimate.value - end), estimate.standard_error)
 
 
 def overall_verdict(results: Sequence[GateResult]) -> Verdict:
@@ -133,7 +145,7 @@ def _rows_wanted(gate: Gate, estimate: Estimate, limit: float, rows: int) -> str
         if room > 0:
             return f"{rows_for_zero_count(room, gate.alpha)} rows without an exception would decide"
     if away > 0 and math.isfinite(estimate.standard_error):
-        factor = (effect_of_mean(estimate.standard_error, gate.alpha) / away) ** 2
+        factor = (_continuous_effect(gate, estimate) / away) ** 2
         if 1 < factor <= WORTH_ASKING:
             return f"about {math.ceil(rows * factor):,} rows would decide if this is the true value"
     return "too close to the limit for any practical number of rows to decide"

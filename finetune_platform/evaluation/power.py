@@ -11,20 +11,44 @@ from statistics import NormalDist
 from finetune_platform.evaluation.intervals import critical_value, proportion
 
 POWER = 0.8
+
+LEVEL_POWER = 0.85
+"""Asked of the approximation for a single score, so that at least `POWER` is there: of 1,000 simulated evaluations with
+230 rows 76% passed where 80% were asked for, because a low estimate of a corpus ratio comes with a wide interval."""
+
 BISECTIONS = 60
 
 
-def effect_of_mean(standard_error: float, alpha: float) -> float:
-    """(z_{1−alpha/2} + z_power) · SE: the effect found with `POWER` when the estimate is near normal.
+def effect_of_difference(half_width: float, standard_error: float) -> float:
+    """The effect found with `POWER` when a difference is near normal: half width + z_power · SE.
 
     Args:
+        half_width: From the estimate to the end of its interval that must clear the limit.
         standard_error: Observed standard deviation of the estimate.
-        alpha: Two-sided error.
 
     Source: Cohen 1988, "Statistical Power Analysis", section 2; Card et al. 2020, "With Little Power Comes Great
     Responsibility", EMNLP, on why a report should print it.
     """
-    return (critical_value(alpha) + NormalDist().inv_cdf(POWER)) * standard_error
+    return half_width + NormalDist().inv_cdf(POWER) * standard_error
+
+
+def effect_of_level(value: float, end: float, standard_error: float) -> float:
+    """The same for a score in [0, 1], computed on the logit scale.
+
+    A score near its maximum varies more when it comes out low: on the plain scale a promised power of 80% was
+    measured as 71%.
+
+    Args:
+        value: The estimate.
+        end: The end of its interval that must clear the limit.
+        standard_error: Observed standard deviation of the estimate; by the delta method SE / (v·(1 − v)) on the logit.
+    """
+    edge = 1e-6
+    value, end = (min(max(x, edge), 1 - edge) for x in (value, end))
+    reach = abs(_logit(value) - _logit(end))
+    reach += NormalDist().inv_cdf(LEVEL_POWER) * standard_error / (value * (1 - value))
+    moved = _logit(value) + (reach if end > value else -reach)
+    return abs(value - 1 / (1 + math.exp(-moved)))
 
 
 def effect_of_pairs(discordance: float, n: float, alpha: float) -> float | None:
@@ -100,3 +124,7 @@ def _smallest(found: Callable[[float], bool]) -> float | None:
         else:
             low = middle
     return high
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))

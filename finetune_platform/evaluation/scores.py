@@ -20,6 +20,7 @@ from finetune_platform.evaluation.resampling import (
     Floats,
     Interval,
     bca,
+    expanded,
     group_numbers,
     group_sums,
     leave_one_out,
@@ -196,7 +197,8 @@ class ScoreSlice:
             return self._estimate(value, Interval(low, high), counting, effective, error, method)
         replicates = ratio(*self._replicates[:, :, a, m].T)
         error = float(np.nanstd(replicates))
-        interval, method = bca(value, replicates, ratio(*self._jackknife[:, :, a, m].T), alpha), "BCa bootstrap"
+        jackknife = ratio(*self._jackknife[:, :, a, m].T)
+        interval, method = self._bca(value, replicates, jackknife, alpha, counting), "BCa bootstrap"
         if error == 0:
             bound = zero_count_bound(effective, alpha if value in (0.0, 1.0) else alpha / 2)
             interval, method = Interval(max(0.0, value - bound), min(1.0, value + bound)), "rule of three"
@@ -221,7 +223,7 @@ class ScoreSlice:
         replicates = ratio(*self._replicates[:, :, a, m].T) - ratio(*self._replicates[:, :, r, m].T)
         jackknife = ratio(*self._jackknife[:, :, a, m].T) - ratio(*self._jackknife[:, :, r, m].T)
         error = float(np.nanstd(replicates)) if np.isfinite(replicates).any() else math.nan
-        interval, method = bca(value, replicates, jackknife, alpha), "paired BCa bootstrap"
+        interval, method = self._bca(value, replicates, jackknife, alpha, counting), "paired BCa bootstrap"
         effective = float(len(np.unique(self.group_of_row[counting])))
         if error == 0:
             # No row differs: 0 of n bounds the share of rows that would, and no row differs by more than 1.
@@ -241,6 +243,12 @@ class ScoreSlice:
         by_group = group_sums(results[:, None], self.group_of_row, self.groups)[:, 0].astype(np.int_)
         estimate = self._estimate(value, interval, counting, effective, error, "Tango score")
         return estimate._replace(p_value=mcnemar(by_group), discordance=discordance)
+
+    def _bca(
+        self, value: float, replicates: Floats, jackknife: Floats, alpha: float, counting: npt.NDArray[np.bool_]
+    ) -> Interval:
+        groups = len(np.unique(self.group_of_row[counting]))
+        return bca(value, replicates, jackknife, expanded(alpha, groups))
 
     @cached_property
     def _sums(self) -> Floats:

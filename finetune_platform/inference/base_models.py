@@ -141,7 +141,7 @@ def _from_hub(ref: BaseModelRef, lake: Lake, cache_dir: Path, report: Report) ->
 
 
 def _hub_commit(ref: BaseModelRef, pin: str) -> str:
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -152,19 +152,19 @@ def _hub_commit(ref: BaseModelRef, pin: str) -> str:
             f"base_model.uri: {ref.uri}@{pin}: neither a local folder nor a model on the hub",
             "check the id and base_model.revision; a gated model needs HF_TOKEN",
         ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise Unreachable(f"base_model.uri: {ref.uri}: the model hub does not answer: {error}", THREE_WAYS) from error
 
 
 def _download(ref: BaseModelRef, revision: str, target: Path, report: Report) -> None:
-    import httpx
+    import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     report(f"base model: downloading {ref.uri}@{revision[:12]} from the hub")
     try:
         snapshot_download(ref.uri, revision=revision, local_dir=target, allow_patterns=list(HUB_FILES))
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise Unreachable(f"base_model.uri: {ref.uri}: the download failed: {error}", THREE_WAYS) from error
     shutil.rmtree(target / ".cache", ignore_errors=True)
 

@@ -244,7 +244,7 @@ class Engine:
         )
 
 
-def _shared_length(prompts: Sequence[Sequence[int]]) -> int:
+def _shared_length(prompts: Sequence[list[int]]) -> int:
     """Leading tokens common to all prompts, one token of each left over; 0 where sharing is not worth it."""
     if len(prompts) < 2:
         return 0

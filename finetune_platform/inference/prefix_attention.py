@@ -94,7 +94,7 @@ def prefix_attention(
     scores = torch.matmul(grouped, key.transpose(-1, -2)).view(rows, groups, heads // groups, queries, -1).float()
     if attention_mask is not None:
         scores = scores + attention_mask[:, :, None]
-    prefix = prefix_cache.prefix[int(module.layer_idx)] if prefix_cache is not None else None  # type: ignore[arg-type]
+    prefix = prefix_cache.prefix[int(module.layer_idx)] if prefix_cache is not None else None
     if prefix is None:
         weights = scores.softmax(-1).to(value.dtype).view(rows, groups, -1, key.shape[2])
         out = torch.matmul(weights, value)

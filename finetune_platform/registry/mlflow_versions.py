@@ -4,9 +4,11 @@ Every function looks before it acts, so each may be repeated after a crash. Who 
 the promotions table is (`register.py`).
 """
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from finetune_platform.errors import BadInput, Unreachable
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
+DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
+CONNECT_TIMEOUT_S = 5
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for an absent model, and for an alias that a model does not have."""
 
@@ -27,13 +31,17 @@ def model_registry(tracking_uri: str) -> Iterator["MlflowClient"]:
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
+    place = without_password(tracking_uri)
     try:
+        _expect_listener(tracking_uri)
         # Without registry_uri the client reads MLFLOW_REGISTRY_URI and may write elsewhere.
         yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        told = error.message if isinstance(error, MlflowException) else str(error).partition("\n")[0]
         raise Unreachable(
-            f"MLflow at {_without_password(tracking_uri)}: {error.message}",
+            f"MLflow at {place}: {told}",
             "check MLFLOW_TRACKING_URI and that it runs (`finetune doctor`), then repeat: nothing is done twice",
         ) from error
 
@@ -90,6 +98,14 @@ def point_alias(client: "MlflowClient", model: str, alias: str, version: str) ->
         client.set_registered_model_alias(model, alias, version)
 
 
+def _expect_listener(uri: str) -> None:
+    """Asks for a connection first: MLflow's own client retries an address that nobody listens at for minutes."""
+    parts = urlsplit(uri)
+    port = parts.port or DEFAULT_PORTS.get(parts.scheme.partition("+")[0])
+    if parts.hostname and port:
+        socket.create_connection((parts.hostname, port), CONNECT_TIMEOUT_S).close()
+
+
 def _ensure_model(client: "MlflowClient", model: str, description: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -100,6 +116,6 @@ def _ensure_model(client: "MlflowClient", model: str, description: str) -> None:
             raise
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
     scheme, _, rest = uri.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}" if "@" in rest else uri

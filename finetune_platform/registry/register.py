@@ -24,6 +24,7 @@ from finetune_platform.progress import Report
 from finetune_platform.registry.artifacts import artifact_path
 from finetune_platform.registry.bundle import CARD_NAME, adapter_id_of, build_bundle
 from finetune_platform.registry.card import model_card
+from finetune_platform.registry.making import note_making
 from finetune_platform.registry.mlflow_versions import (
     ensure_version,
     model_registry,
@@ -35,6 +36,9 @@ from finetune_platform.task import Task
 
 CODE_VERSION = "1"
 """Raise it when a bundle of the same inputs would have other content."""
+
+NEW_ARM = "candidate"
+"""The evaluated adapter's name in an evaluation's summary."""
 
 
 def register(
@@ -87,6 +91,7 @@ def register(
             point_alias(client, task.name, alias, version)
             if record_alias(database, adapter, alias, evaluation.artifact_id, actor, reason, version):
                 report(f"{alias} of {task.name} is now {adapter.artifact_id}")
+    note_making(lake, task, "registered_adapter", adapter, CODE_VERSION, (evaluation, training, dataset))
     return adapter
 
 
@@ -176,5 +181,5 @@ def _tags(adapter: AdapterManifest, evaluation: EvaluationManifest, dagster_run_
     }
     if dagster_run_id:
         tags["dagster_run_id"] = dagster_run_id
-    metrics = evaluation.summary.get("adapter", {})
+    metrics = evaluation.summary.get(NEW_ARM, {})
     return {**tags, **{f"metric.{name}": f"{values['value']:.4f}" for name, values in metrics.items()}}

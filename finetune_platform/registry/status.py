@@ -1,7 +1,7 @@
 """Where a task stands: for each asset of the chain what there is, from when, and whether it still holds.
 
-Judged from manifests and the task file alone, without Dagster and without computing anything: an artifact is stale
-where a parent was made again, or where the settings it carries are no longer the task file's.
+Judged without Dagster and without making anything: an asset is stale where the code, the settings or the parents of
+its last making are not today's, or where its source files are other ones.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from finetune_platform.manifests import (
     Manifest,
     RawManifest,
     Record,
-    TrainingManifest,
     Verdict,
 )
 from finetune_platform.registry.artifacts import CHAIN, artifact_path
+from finetune_platform.registry.making import Making, last_making, settings_of
 from finetune_platform.rows import Split
 from finetune_platform.task import Task
 
@@ -53,10 +53,17 @@ class TaskStatus(Record):
         return next((asset.asset for asset in self.assets if asset.state != "in place"), None)
 
 
-def status(task: Task, lake: Lake, database: Database, sources: Mapping[str, str | None]) -> TaskStatus:
+def status(
+    task: Task,
+    lake: Lake,
+    database: Database,
+    code_versions: Mapping[str, str],
+    sources: Mapping[str, str | None],
+) -> TaskStatus:
     """Looks up a task's chain.
 
     Args:
+        code_versions: Of the code that would make each asset now.
         sources: URIs of the files that the task's sources mean now; the SHA-256 of those whose hash is cheap to know.
 
     Raises:
@@ -70,15 +77,7 @@ def status(task: Task, lake: Lake, database: Database, sources: Mapping[str, str
         if manifest is None:
             assets[asset] = AssetStatus(asset=asset, state="missing")
             continue
-        because = [*changed_parents(manifest, assets), *changed_settings(manifest, task, sources)]
-        assets[asset] = AssetStatus(
-            asset=asset,
-            state="stale" if because else "in place",
-            artifact_id=manifest.artifact_id,
-            created_at=manifest.created_at,
-            url=lake.url_of(manifest.path),
-            because=because,
-        )
+        assets[asset] = _asset(asset, manifest, assets, task, lake, code_versions[asset], sources)
     dataset, evaluation = manifests.get("curated_dataset"), manifests.get("evaluation_report")
     return TaskStatus(
         task=task.name,
@@ -91,39 +90,51 @@ def status(task: Task, lake: Lake, database: Database, sources: Mapping[str, str
     )
 
 
-def _stored(lake: Lake, artifact: Artifact) -> Manifest | None:
-    try:
-        path = artifact_path(artifact.asset, artifact.task, artifact.artifact_id)
-        return lake.manifest(CHAIN[artifact.asset], path)
-    except FileNotFoundError:
-        return None
+def _asset(
+    asset: str,
+    manifest: Manifest,
+    upstream: Mapping[str, AssetStatus],
+    task: Task,
+    lake: Lake,
+    code_version: str,
+    sources: Mapping[str, str | None],
+) -> AssetStatus:
+    making = last_making(lake, task.name, asset)
+    if making is None or making.artifact_id != manifest.artifact_id:
+        because = ["how it was made is not on record"]
+    else:
+        because = [*_changed_code(making, code_version), *_changed_settings(making, task, asset)]
+        because += [*_changed_parents(making, upstream)]
+    if isinstance(manifest, RawManifest):
+        because += _changed_sources(manifest, sources)
+    return AssetStatus(
+        asset=asset,
+        state="stale" if because else "in place",
+        artifact_id=manifest.artifact_id,
+        created_at=manifest.created_at,
+        url=lake.url_of(manifest.path),
+        because=because,
+    )
 
 
-def changed_parents(manifest: Manifest, upstream: Mapping[str, AssetStatus]) -> list[str]:
-    """Parents that are not what `manifest` was made from, a sentence each."""
+def _changed_code(making: Making, now: str) -> list[str]:
+    return [] if making.code_version == now else [f"made by version {making.code_version} of its code, now {now}"]
+
+
+def _changed_settings(making: Making, task: Task, asset: str) -> list[str]:
+    now = settings_of(task, asset)
+    return [f"{key} changed in the task file" for key, value in now.items() if making.settings.get(key) != value]
+
+
+def _changed_parents(making: Making, upstream: Mapping[str, AssetStatus]) -> list[str]:
     reasons = []
-    for parent, parent_id in manifest.parents.items():
-        now = upstream.get(parent)
-        if now is None:
-            continue
+    for parent, parent_id in making.parents.items():
+        now = upstream[parent]
         if now.artifact_id != parent_id:
             reasons.append(f"{parent} is now {now.artifact_id or 'missing'}, this was made from {parent_id}")
         elif now.state == "stale":
             reasons.append(f"{parent} is stale")
     return reasons
-
-
-def changed_settings(manifest: Manifest, task: Task, sources: Mapping[str, str | None]) -> list[str]:
-    """What the task file or the sources say now and `manifest` does not, a sentence each."""
-    match manifest:
-        case RawManifest():
-            return _changed_sources(manifest, sources)
-        case TrainingManifest():
-            return _changed_training(manifest, task)
-        case EvaluationManifest():
-            return _changed_gates(manifest, task)
-        case _:
-            return []
 
 
 def _changed_sources(manifest: RawManifest, sources: Mapping[str, str | None]) -> list[str]:
@@ -134,19 +145,9 @@ def _changed_sources(manifest: RawManifest, sources: Mapping[str, str | None]) -
     return [*gone, *new, *changed]
 
 
-def _changed_training(manifest: TrainingManifest, task: Task) -> list[str]:
-    reasons = []
-    stages = [stage.model_dump(mode="json") for stage in task.training.stages]
-    if manifest.stages != stages:
-        reasons.append("training.stages changed in the task file")
-    if manifest.system_prompt != task.system_prompt:
-        reasons.append("system_prompt changed in the task file")
-    if task.base_model.name not in (None, manifest.base_model):
-        reasons.append(f"base_model is now {task.base_model.name}, this was trained from {manifest.base_model}")
-    return reasons
-
-
-def _changed_gates(manifest: EvaluationManifest, task: Task) -> list[str]:
-    judged = {(gate.metric, gate.slice, gate.tier, gate.versus) for gate in manifest.gates}
-    wanted = {(gate.metric, gate.slice, gate.tier, gate.max_regression_vs) for gate in task.evaluation.gates}
-    return ["evaluation.gates changed in the task file"] if judged != wanted else []
+def _stored(lake: Lake, artifact: Artifact) -> Manifest | None:
+    try:
+        path = artifact_path(artifact.asset, artifact.task, artifact.artifact_id)
+        return lake.manifest(CHAIN[artifact.asset], path)
+    except FileNotFoundError:
+        return None

@@ -55,7 +55,6 @@ class DatasetAppearance(Record):
 
     task: str
     dataset_id: str
-    raw_id: str
     fates: list[Fate]
     training_runs: list[TrainingUse]
 
@@ -117,27 +116,21 @@ def _raw(artifact: Artifact, row: str, uri: str | None, number: int, lake: Lake)
 def _dataset(
     artifact: Artifact, raw: list[RawAppearance], every: list[Artifact], lake: Lake, database: Database
 ) -> DatasetAppearance | None:
-    made_from = [r for r in raw if r.task == artifact.task and r.raw_id == artifact.parents.get("raw_examples")]
-    if not made_from:
-        return None
-    rows = [fate for appearance in made_from for fate in appearance.fates]
+    read = [appearance for appearance in raw if appearance.task == artifact.task]
+    ids = sorted({fate.example_id for appearance in read for fate in appearance.fates if fate.example_id})
+    # A place means a row only together with the reading it was made from: files change. Content is what it is.
+    raw_id = artifact.parents.get("raw_examples")
+    places = [fate for appearance in read if appearance.raw_id == raw_id for fate in appearance.fates]
     folder = artifact_path("curated_dataset", artifact.task, artifact.artifact_id)
-    ids = [fate.example_id for fate in rows if fate.example_id]
     fates = []
     for split in SPLITS:
         frame = lake.dataframe(f"{folder}/{split}.parquet")
-        fates += _accepted(frame, _any_of(rows) | _is_in("example_id", ids), split)
-    fates += _refused(lake.dataframe(f"{folder}/rejected.parquet"), _any_of(rows))
+        fates += _accepted(frame, _any_of(places) | _is_in("example_id", ids), split)
+    fates += _refused(lake.dataframe(f"{folder}/rejected.parquet"), _any_of(places))
     if not fates:
         return None
     runs = [_training(a, every, database) for a in _children(artifact, "trained_adapter", every)]
-    return DatasetAppearance(
-        task=artifact.task,
-        dataset_id=artifact.artifact_id,
-        raw_id=made_from[0].raw_id,
-        fates=fates,
-        training_runs=runs,
-    )
+    return DatasetAppearance(task=artifact.task, dataset_id=artifact.artifact_id, fates=fates, training_runs=runs)
 
 
 def _training(training: Artifact, every: list[Artifact], database: Database) -> TrainingUse:

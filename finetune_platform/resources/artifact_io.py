@@ -23,8 +23,7 @@ class ArtifactIOManager(ConfigurableIOManager):
 
     def handle_output(self, context: OutputContext, obj: Manifest) -> None:
         asset = context.asset_key.path[-1]
-        run_id = context.run_id if context.has_run_id else None  # type: ignore[attr-defined]
-        self.database.record_artifact(obj, asset, self.lake.url_of(obj.path), run_id)
+        self.database.record_artifact(obj, asset, self.lake.url_of(obj.path), context.run_id)
 
     def load_input(self, context: InputContext) -> Manifest:
         task, asset = context.asset_key.path[0], context.asset_key.path[-1]

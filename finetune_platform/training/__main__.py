@@ -38,9 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
         return _train(options, stop, _print, lambda message: _print(json.dumps(message)), {})
     with open_dagster_pipes() as pipes:
-        return _train(
-            options, stop, pipes.log.info, pipes.report_custom_message, {"dagster_run_id": pipes.run_id}
-        )
+        return _train(options, stop, pipes.log.info, pipes.report_custom_message, {"dagster_run_id": pipes.run_id})
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -81,7 +79,7 @@ def _train(options: argparse.Namespace, stop: StopRequest, report: Report, tell:
 
 
 def _dataset(lake: Lake, task: str, dataset_id: str) -> DatasetManifest:
-    path = DatasetManifest.model_construct(task=task, artifact_id=dataset_id).path
+    path = f"{task}/datasets/{dataset_id}"
     try:
         return lake.manifest(DatasetManifest, path)
     except FileNotFoundError as error:

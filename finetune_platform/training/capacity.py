@@ -48,8 +48,8 @@ def require_memory(needed: int, available: int, place: str) -> None:
     """
     if needed > available:
         raise PermanentError(
-            f"{place}: training needs about {needed / 1e9:.1f} GB beyond the loaded model, and {available / 1e9:.1f} GB "
-            "are free",
+            f"{place}: training needs about {needed / 1e9:.1f} GB beyond the loaded model, "
+            f"and {available / 1e9:.1f} GB are free",
             "lower training.stages[0].max_length or curation.max_tokens, free some memory, or use a smaller base model",
         )
 

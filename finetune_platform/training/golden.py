@@ -31,9 +31,7 @@ def golden_answers(
     answers = []
     for example in examples[:GOLDEN_PROMPTS]:
         messages = conversation(system_prompt, example.prompt)
-        text = tokenizer.apply_chat_template(
-            messages, tools=example.tools, add_generation_prompt=True, tokenize=False
-        )
+        text = tokenizer.apply_chat_template(messages, tools=example.tools, add_generation_prompt=True, tokenize=False)
         prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             out = model.generate(

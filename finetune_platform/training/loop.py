@@ -51,7 +51,7 @@ class StepLog(NamedTuple):
         return cls(**json.loads(line))
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: somebody asked for it
+class Stopped(Exception):
     """Training was asked to stop: weights, optimizer and random states are those after `steps_done` steps."""
 
     def __init__(self, steps_done: int) -> None:

@@ -46,7 +46,11 @@ def full_logits_loss(model: Any, row: TrainRow, device: "torch.device | str") ->
 
 
 def mean_loss(
-    model: Any, rows: Sequence[TrainRow], batches: Sequence[Sequence[int]], pad_token_id: int, device: "torch.device | str"
+    model: Any,
+    rows: Sequence[TrainRow],
+    batches: Sequence[Sequence[int]],
+    pad_token_id: int,
+    device: "torch.device | str",
 ) -> float:
     """Mean loss over all supervised tokens of `rows` without a gradient, in nats a token."""
     import torch

@@ -4,6 +4,7 @@ Where the base model comes from belongs in `inference/base_models.py`; moving th
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,10 +63,13 @@ def load_for_training(
         use_safetensors=True,
     )
     base.to(device)
-    config = LoraConfig(**lora.model_dump(), task_type="CAUSAL_LM", base_model_name_or_path=base_model_name)
+    config = LoraConfig(**lora.model_dump(), task_type="CAUSAL_LM")
     torch.manual_seed(seed)
     try:
-        model = get_peft_model(base, config, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():
+            # PEFT asks transformers for an attribute that is about to be renamed.
+            warnings.simplefilter("ignore", FutureWarning)
+            model = get_peft_model(base, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise BadInput(
             f"training.stages[0].peft: {base_model_name}: {error}", "name layers of this model, or `all-linear`"
@@ -89,7 +93,9 @@ def save_adapter(model: Any, folder: Path) -> None:
 
     config = model.peft_config["default"].to_dict()
     plain = {k: sorted(v) if isinstance(v, set) else v for k, v in {**config, "inference_mode": True}.items()}
-    weights = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(model).items()}
+    # Without this PEFT looks on the hub whether the vocabulary was resized, which it never is here.
+    states = get_peft_model_state_dict(model, save_embedding_layers=False)
+    weights = {k: v.detach().cpu().contiguous() for k, v in states.items()}
     with disk_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})

@@ -36,9 +36,7 @@ def supervised_texts(rows: Sequence[TrainRow], tokenizer: "PreTrainedTokenizerBa
             "give assistant messages a content and no weight of 0",
         )
     shown = [row for row in rows if row.supervised][:SHOWN_ROWS]
-    return [
-        tokenizer.decode([t for t, w in zip(row.input_ids, row.weights, strict=True) if w > 0]) for row in shown
-    ]
+    return [tokenizer.decode([t for t, w in zip(row.input_ids, row.weights, strict=True) if w > 0]) for row in shown]
 
 
 def compare_with_separate_rows(
@@ -59,7 +57,9 @@ def compare_with_separate_rows(
     with _in_float32(model):
         together = supervised_loss(model, collate(compared, pad_token_id, device))
         batched = _gradient(model, together)
-        alone = sum((full_logits_loss(model, row, device) for row in compared[1:]), full_logits_loss(model, compared[0], device))
+        alone = sum(
+            (full_logits_loss(model, row, device) for row in compared[1:]), full_logits_loss(model, compared[0], device)
+        )
         separate = _gradient(model, alone)
     differences = {
         "loss_difference": abs(together.item() - alone.item()) / abs(alone.item()),
@@ -89,7 +89,7 @@ def _gradient(model: Any, loss: "torch.Tensor") -> "torch.Tensor":
 
 @contextmanager
 def _in_float32(model: Any) -> Iterator[None]:
-    """The model without dropout and with float32 weights, for a while; afterwards its own weights are back, untouched."""
+    """The model without dropout and with float32 weights, for a while; its own weights come back untouched."""
     kept = [(p, p.data) for p in model.parameters()]
     was_training = model.training
     try:

@@ -5,6 +5,7 @@ is found by rendering the conversation up to it, so nothing here knows any model
 """
 
 import io
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -151,7 +152,7 @@ def _tokenised(
     pieces, owners = [], []
     for row, (text, turns) in enumerate(rendered):
         cuts = [0, *(turn.start for turn in turns), len(text)]
-        pieces += [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        pieces += [text[a:b] for a, b in itertools.pairwise(cuts)]
         owners += [(row, a) for a in cuts[:-1]]
     cut = _encode(pieces, tokenizer)
     uncut = _encode([text for text, _ in rendered], tokenizer)

@@ -94,7 +94,7 @@ def run_training(
     base = resolve_base_model(task.base_model, task.folder, lake, cache_dir, report)
     stage = task.training.stages[0]
     run_id = training_run_id(dataset.artifact_id, base.revision, task.system_prompt, stage)
-    path = TrainingManifest.model_construct(task=task.name, artifact_id=run_id).path
+    path = f"{task.name}/training_runs/{run_id}"
     if lake.is_published(path):
         report(f"training: {run_id} is finished already")
         return lake.manifest(TrainingManifest, path)
@@ -104,9 +104,7 @@ def run_training(
     with _tracked(tracking_uri, lake, _tracked_run(task, dataset, base, stage, run_id, tags or {}), report) as opening:
         prepared = prepare(lake, dataset, base, stage, task.system_prompt, own_work, report)
         tracking = opening.result()
-        restored = _train(
-            prepared, stage, lake, path, own_work, tracking, report, on_metrics, stop, progress_every_s
-        )
+        restored = _train(prepared, stage, lake, path, own_work, tracking, report, on_metrics, stop, progress_every_s)
         manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id)
         _publish(lake, manifest, prepared, restored.log, own_work, tracking)
     shutil.rmtree(own_work, ignore_errors=True)
@@ -136,7 +134,7 @@ def _train(
         restored = restore_checkpoint(lake, path, saved[-1], model, optimizer, device, work_dir=work_dir)
         log, resumed_from = restored.log, [*restored.resumed_from_steps, restored.step]
         report(f"training: goes on after step {restored.step} of {len(data.plan)}")
-    start = len(log)
+    start, rows_done = len(log), 0
 
     def save(step: int) -> None:
         record = CheckpointRecord(training_run=path.rpartition("/")[2], step=step, resumed_from_steps=resumed_from)
@@ -165,7 +163,8 @@ def _train(
             log.append(entry)
             tracking.log_step(entry)
             on_metrics(entry)
-            ticker.at(entry.step, sum(e.rows for e in log[start:]), _detail(entry))
+            rows_done += entry.rows
+            ticker.at(entry.step, rows_done, _detail(entry))
             if entry.step % stage.save_steps == 0 or entry.step == len(data.plan):
                 save(entry.step)
     except Stopped as stopped:

@@ -113,7 +113,9 @@ class Tracking:
         """Stores a file of the run where MLflow looks for it, if that is in the lake."""
         inside = _inside(self._lake, self._artifact_uri)
         if inside is None:
-            self._report(f"MLflow keeps this task's files at {self._artifact_uri}, outside the lake: {name} is not there")
+            self._report(
+                f"MLflow keeps this task's files at {self._artifact_uri}, outside the lake: {name} is not there"
+            )
         else:
             self._lake.put(f"{inside}/{name}", content)
 

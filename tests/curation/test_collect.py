@@ -79,7 +79,16 @@ def test_an_absolute_path_and_a_file_url(folder: Path, make_task: MakeTask, writ
         assert run(make_task({"uri": uri, "format": "messages"}), here).rows == 10
 
 
-@pytest.mark.parametrize("uri", ["lake:tickets/raw/", "lake:tickets/raw", "lake:tickets/raw/a.jsonl", "lake:tickets/raw/*.jsonl", "lake:tickets/**/a*.jsonl"])  # fmt: skip
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "lake:tickets/raw/",
+        "lake:tickets/raw",
+        "lake:tickets/raw/a.jsonl",
+        "lake:tickets/raw/*.jsonl",
+        "lake:tickets/**/a*.jsonl",
+    ],
+)
 def test_sources_in_the_lake(uri: str, make_task: MakeTask, lake: Lake) -> None:
     lake.put("tickets/raw/a.jsonl", GOOD)
     lake.put("tickets/raw/readme.txt", b"hello")

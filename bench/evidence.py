@@ -1,0 +1,101 @@
+"""Do the procedures of `evidence.md` keep their promises? Simulated with known truth.
+
+    python bench/evidence.py gates            # a few minutes; writes bench/results/evidence_gates.json
+    python bench/evidence.py gates --quick    # under a minute, the same code
+
+`--json` prints one object on the last line: name, figures, targets, ok.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gate_simulations as simulated
+
+RESULTS = Path(__file__).parent / "results"
+ROWS = (60, 230, 500)
+EQUAL = simulated.World(candidate=0.4, reference=0.4)
+BETTER = simulated.World(candidate=0.5, reference=0.3)
+
+COVERAGE, FALSE_FAILURES, POWER = 0.93, 0.05, 0.80
+"""The targets: least coverage of 95% intervals, most A/A gates that fail, least power at the printed effect."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("procedure", choices=sorted(PROCEDURES))
+    parser.add_argument("--quick", action="store_true", help="few simulations")
+    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    args = parser.parse_args()
+    started = time.perf_counter()
+    result = PROCEDURES[args.procedure](args.quick)
+    result["figures"]["seconds"] = round(time.perf_counter() - started, 1)
+    for name, figure in result["figures"].items():
+        print(f"{name:<60} {figure}")
+    if not args.quick:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{result['name']}.json"
+        path.write_text(json.dumps({**result, "machine": machine()}, indent=2) + "\n")
+        print(f"written to {path}")
+    print(json.dumps(result) if args.json else f"ok: {result['ok']}")
+    sys.exit(0 if result["ok"] or args.quick else 1)
+
+
+def gates(quick: bool) -> dict[str, Any]:
+    """Coverage of every interval, A/A gates that fail, power at the printed effect."""
+    rows = (230,) if quick else ROWS
+    count = 100 if quick else 1000
+    figures: dict[str, float] = {}
+    for n in rows:
+        for name, share in simulated.coverage(BETTER, n, count).items():
+            figures[f"coverage, {n} rows, {name}"] = share
+        for margin in (0.0, 0.03):
+            for name, rates in simulated.gate_rates(EQUAL, simulated.no_worse_gates(margin), n, count).items():
+                figures[f"A/A failures, {n} rows, {name}, margin {margin}"] = rates.failed
+    for n in rows[:1] if quick else (230, 500):
+        for metric in simulated.METRICS:
+            compared = simulated.power_of_comparison(EQUAL, metric, n, count)
+            level = simulated.power_of_threshold(EQUAL, metric, n, count)
+            figures[f"power, {n} rows, {metric} difference of {compared.effect:.3f}"] = compared.passed
+            figures[f"power, {n} rows, {metric} {level.effect:.3f} over a threshold"] = level.passed
+    return {"name": "evidence_gates", "figures": figures, "targets": TARGETS, "ok": _met(figures, count)}
+
+
+TARGETS = {
+    "coverage": f">= {COVERAGE}",
+    "A/A failures": f"<= {FALSE_FAILURES}",
+    "power": f">= {POWER}, within two standard errors of the simulation",
+}
+
+
+def _met(figures: dict[str, float], count: int) -> bool:
+    noise = 2 * (POWER * (1 - POWER) / count) ** 0.5
+    bounds: dict[str, Callable[[float], bool]] = {
+        "coverage": lambda share: share >= COVERAGE,
+        "A/A failures": lambda share: share <= FALSE_FAILURES,
+        "power": lambda share: share >= POWER - noise,
+    }
+    return all(bounds[name.partition(",")[0]](share) for name, share in figures.items())
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        **{name: version(name) for name in ("numpy", "scipy")},
+    }
+
+
+PROCEDURES: dict[str, Callable[[bool], dict[str, Any]]] = {"gates": gates}
+
+if __name__ == "__main__":
+    main()

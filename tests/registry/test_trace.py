@@ -1,0 +1,59 @@
+"""From a row forward to the adapters it touched."""
+
+import pytest
+from made_chains import SOURCE, ChainFactory, example
+
+from finetune_platform.errors import BadInput
+from finetune_platform.registry.trace import trace
+
+
+def test_a_trained_row_reaches_its_adapters(chains: ChainFactory, tracking_uri: str) -> None:
+    chain = chains()
+    adapter = chain.register(tracking_uri)
+    found = trace(example(2).example_id, chain.lake, chain.database)
+    assert [(raw.raw_id, raw.fates[0].source_row) for raw in found.raw] == [(chain.raw.artifact_id, 2)]
+    (dataset,) = found.datasets
+    assert [(fate.split, fate.source_uri, fate.source_row) for fate in dataset.fates] == [("train", SOURCE, 2)]
+    (run,) = dataset.training_runs
+    assert run.training_id == chain.training.artifact_id
+    assert [use.adapter_id for use in run.adapters] == [adapter.artifact_id]
+    assert [move.alias for move in run.adapters[0].aliases] == ["candidate", "champion"]
+
+
+def test_a_place_finds_the_same_row(local_chains: ChainFactory) -> None:
+    chain = local_chains()
+    for place in (f"{SOURCE}:6", "cities.jsonl:6"):
+        (dataset,) = trace(place, chain.lake, chain.database).datasets
+        assert [(fate.split, fate.example_id) for fate in dataset.fates] == [("test", example(6).example_id)]
+    with pytest.raises(BadInput):
+        trace("ities.jsonl:6", chain.lake, chain.database)
+
+
+def test_a_duplicate_is_shown_rejected_and_where_its_content_went(local_chains: ChainFactory) -> None:
+    chain = local_chains()
+    (dataset,) = trace(f"{SOURCE}:7", chain.lake, chain.database).datasets
+    told = [(fate.source_row, fate.split, fate.reason) for fate in dataset.fates]
+    assert told == [(1, "train", None), (7, None, "exact_duplicate")]
+
+
+def test_an_unreadable_row_is_found_with_its_reason(local_chains: ChainFactory) -> None:
+    chain = local_chains()
+    found = trace(f"{SOURCE}:8", chain.lake, chain.database)
+    (fate,) = found.raw[0].fates
+    assert (fate.reason, fate.stage, fate.example_id) == ("invalid_json", "parse", None)
+    assert found.datasets == []
+
+
+def test_a_place_in_another_version_of_the_file_is_not_confused(local_chains: ChainFactory) -> None:
+    local_chains(answer="Rome")
+    chain = local_chains(answer="Oslo")
+    found = trace(example(3, "Oslo").example_id, chain.lake, chain.database)
+    assert [d.dataset_id for d in found.datasets] == ["ds-oslo"]
+
+
+@pytest.mark.parametrize("row", ["ex-0", "nowhere.jsonl:1", "rows", "rows.jsonl:x"])
+def test_a_row_that_is_not_there_says_how_to_name_one(local_chains: ChainFactory, row: str) -> None:
+    chain = local_chains()
+    with pytest.raises(BadInput) as failure:
+        trace(row, chain.lake, chain.database)
+    assert row in failure.value.problem and "FILE:ROW" in failure.value.mend

@@ -1,0 +1,139 @@
+"""What a run continues from: whole, the newest, and exactly where it stopped."""
+
+import math
+
+import pytest
+import torch
+from conftest import examples
+
+from finetune_platform.errors import PermanentError
+from finetune_platform.inference.base_models import load_tokenizer
+from finetune_platform.task import Lora
+from finetune_platform.training.batches import plan_steps
+from finetune_platform.training.checkpoints import (
+    CheckpointRecord,
+    complete_steps,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from finetune_platform.training.loop import Stopped, train_steps
+from finetune_platform.training.model import load_for_training, trainable
+from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
+from finetune_platform.training.random_state import seed_everything
+from finetune_platform.training.rows import tokenise
+
+PATH = "ticket_topics/training_runs/tr-1"
+
+
+class Run:
+    """A few steps on the tiny model, with dropout so that the random states matter."""
+
+    def __init__(self, tiny_model, dtype="float32", rate=0.01):
+        lora = Lora(r=4, lora_dropout=0.2)
+        self.model, _ = load_for_training(tiny_model, "tiny", lora, dtype=dtype, device="cpu", seed=0)
+        self.optimizer = AdapterOptimizer(trainable(self.model), 0.01)
+        self.rows = tokenise(examples(20), load_tokenizer(tiny_model), "Name the topic.", 200)
+        self.plan = plan_steps(
+            [r.inputs for r in self.rows],
+            epochs=2,
+            batch_size=4,
+            gradient_accumulation_steps=1,
+            tokens_per_forward=100,
+            seed=0,
+        )
+        self.rates = learning_rates(len(self.plan), rate, "cosine", 0.1)
+        self.log = []
+        seed_everything(0)
+
+    def train(self, until=None, stop=lambda: False):
+        steps = train_steps(
+            self.model,
+            self.optimizer,
+            self.rows,
+            self.plan,
+            self.rates,
+            validation=self.rows[:5],
+            eval_steps=3,
+            tokens_per_forward=100,
+            max_grad_norm=1.0,
+            pad_token_id=2,
+            device="cpu",
+            start=len(self.log),
+            stop=stop,
+        )
+        for entry in steps:
+            self.log.append(entry)
+            if entry.step == until:
+                break
+        return self
+
+    def save(self, lake, tmp_path, keep=2):
+        record = CheckpointRecord(training_run="tr-1", step=len(self.log), resumed_from_steps=[])
+        save_checkpoint(
+            lake, PATH, record, self.model, self.optimizer, self.log, work_dir=tmp_path / "work", keep=keep
+        )
+
+    def restore(self, lake, tmp_path, step):
+        restored = restore_checkpoint(
+            lake, PATH, step, self.model, self.optimizer, "cpu", work_dir=tmp_path / "work"
+        )
+        self.log = restored.log
+        return self
+
+    @property
+    def curve(self):
+        return [(e.step, e.loss, e.learning_rate, e.grad_norm, e.validation_loss) for e in self.log]
+
+
+def weights(run):
+    return torch.cat([p.detach().float().flatten() for p in trainable(run.model)])
+
+
+def test_a_resumed_run_has_the_curve_and_the_weights_of_an_uninterrupted_one(lake, tiny_model, tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        whole = Run(tiny_model, dtype).train()
+        Run(tiny_model, dtype).train(until=4).save(lake, tmp_path)
+        torch.rand(7)  # another process would not have the same random state either
+        resumed = Run(tiny_model, dtype).restore(lake, tmp_path, 4).train()
+        assert resumed.curve == whole.curve
+        assert torch.equal(weights(resumed), weights(whole))
+        lake.delete(PATH)
+
+
+def test_stopping_undoes_the_step_under_way(local_lake, tiny_model, tmp_path):
+    whole = Run(tiny_model).train()
+    asked = iter([False] * 9 + [True])
+    stopped = Run(tiny_model)
+    with pytest.raises(Stopped) as told:
+        stopped.train(stop=lambda: next(asked))
+    assert 0 < told.value.steps_done == len(stopped.log) < len(stopped.plan)
+    stopped.save(local_lake, tmp_path)
+    assert Run(tiny_model).restore(local_lake, tmp_path, len(stopped.log)).train().curve == whole.curve
+
+
+def test_only_whole_checkpoints_count_and_a_half_one_is_written_over(lake, tiny_model, tmp_path):
+    run = Run(tiny_model).train(until=2)
+    run.save(lake, tmp_path)
+    lake.put(f"{PATH}/checkpoints/step-000003/adapter_model.safetensors", b"half")
+    assert complete_steps(lake, PATH) == [2]
+    run.train(until=3).save(lake, tmp_path)
+    assert complete_steps(lake, PATH) == [2, 3]
+    assert Run(tiny_model).restore(lake, tmp_path, 3).curve == run.curve
+
+
+def test_older_checkpoints_go_once_the_newer_is_whole(local_lake, tiny_model, tmp_path):
+    run = Run(tiny_model)
+    for step in (1, 2, 10):
+        run.train(until=step).save(local_lake, tmp_path, keep=2)
+    assert complete_steps(local_lake, PATH) == [2, 10]
+    assert not [o for o in local_lake.list(PATH) if "step-000001" in o.path]
+
+
+def test_a_loss_that_is_not_a_number_stops_before_anything_moves(tiny_model):
+    run = Run(tiny_model).train(until=3)
+    with torch.no_grad():
+        run.model.get_base_model().model.norm.weight[0] = math.nan
+    before = weights(run)
+    with pytest.raises(PermanentError, match="step 4: the loss is nan"):
+        run.train()
+    assert torch.equal(weights(run), before) and len(run.log) == 3
