@@ -15,9 +15,9 @@ from finetune_platform.errors import BadInput, Unreachable
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
-DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 CONNECT_TIMEOUT_S = 5
+DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
+ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """MLflow's codes for an absent model, and for an alias that a model does not have."""
 
