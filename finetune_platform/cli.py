@@ -3,6 +3,8 @@
 Imports stand inside the commands, so that `finetune --help` answers at once.
 """
 
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -46,6 +48,8 @@ AnyTask = Annotated[str | None, typer.Argument(metavar="[TASK]", help="Name or p
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False) -> None:
     """Options before the command."""
+    # As `python -m` does, and Dagster too: a task's own metrics stand in the working folder.
+    sys.path.append(str(Path.cwd()))
 
 
 @app.command()

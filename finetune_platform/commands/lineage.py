@@ -1,11 +1,12 @@
 """`finetune lineage`: the way back from an adapter, as a tree."""
 
-from rich.table import Table
+import sys
+
 from rich.text import Text
 from rich.tree import Tree
 
 from finetune_platform.commands.installation import open_database, open_lake
-from finetune_platform.commands.terminal import console, plain, print_json
+from finetune_platform.commands.terminal import plain, print_json, print_tree
 from finetune_platform.registry.lineage import ROW_COLUMNS, Lineage, LineageStep, lineage, lineage_rows
 
 
@@ -17,14 +18,12 @@ def show_lineage(name: str, rows: bool, as_json: bool) -> None:
         listed = {"rows": list(lineage_rows(found, lake))} if rows else {}
         print_json({**plain(found), **listed})
         return
-    out = console()
-    out.print(render_lineage(found))
+    print_tree(render_lineage(found))
     if rows:
-        out.print()
-        # Rows are printed as they come: a table would hold a million of them to measure its columns.
-        out.print("\t".join(ROW_COLUMNS), style="bold", markup=False, soft_wrap=True)
+        # As they come: a table would hold a million rows to measure its columns.
+        sys.stdout.write("\n" + "\t".join(ROW_COLUMNS) + "\n")
         for row in lineage_rows(found, lake):
-            out.print("\t".join(str(row[column]) for column in ROW_COLUMNS), markup=False, soft_wrap=True)
+            sys.stdout.write("\t".join(str(row[column]) for column in ROW_COLUMNS) + "\n")
 
 
 def render_lineage(found: Lineage) -> Tree:
@@ -48,14 +47,12 @@ def render_lineage(found: Lineage) -> Tree:
     return tree
 
 
-def _step(step: LineageStep) -> Table:
+def _step(step: LineageStep) -> Text:
     facts = ", ".join(f"{name} {_fact(value)}" for name, value in step.facts.items())
     made = f"{step.created_at}, {f'Dagster run {step.dagster_run_id}' if step.dagster_run_id else 'outside Dagster'}"
-    cell = Table.grid()
-    cell.add_row(Text.assemble((step.asset, "cyan"), " ", (step.artifact_id, "bold")))
-    cell.add_row(Text(facts))
-    cell.add_row(Text(f"{made}\n{step.url}", "dim"))
-    return cell
+    return Text.assemble(
+        (step.asset, "cyan"), " ", (step.artifact_id, "bold"), f"\n{facts}\n", (f"{made}\n{step.url}", "dim")
+    )
 
 
 def _fact(value: object) -> str:

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from finetune_platform.commands.installation import open_lake, read_settings
 from finetune_platform.manifests import AdapterManifest, EvaluationManifest, GateResult
+from finetune_platform.registry.mlflow_versions import without_password
 from finetune_platform.registry.register import NEW_ARM
 from finetune_platform.task import Task
 
@@ -29,7 +30,7 @@ def render_result(task: Task, evaluation: EvaluationManifest, adapter: AdapterMa
     verdict = Text.assemble((f" {evaluation.verdict} ", f"reverse {STYLES[evaluation.verdict]}"), " ")
     verdict.append(evaluation.headline, "bold")
     parts: list[RenderableType] = [Text(), verdict, Text(), comparison(evaluation), Text(), gates(evaluation.gates)]
-    return Group(*parts, Text(), *_places(task, evaluation, adapter), Text(), *_next(task, adapter))
+    return Group(*parts, Text(), *_places(evaluation, adapter), Text(), *_next(task, adapter))
 
 
 def comparison(evaluation: EvaluationManifest) -> Table:
@@ -56,14 +57,15 @@ def gates(results: list[GateResult]) -> Table:
     return table
 
 
-def _places(task: Task, evaluation: EvaluationManifest, adapter: AdapterManifest | None) -> list[RenderableType]:
+def _places(evaluation: EvaluationManifest, adapter: AdapterManifest | None) -> list[RenderableType]:
     lake = open_lake()
     rows = [("report", lake.url_of(f"{evaluation.path}/report.html"))]
     if adapter is not None:
-        rows = [("adapter", f"{adapter.artifact_id}  {lake.url_of(adapter.path)}"), *rows]
-        rows.append(("MLflow", f"model {adapter.mlflow_model} at {read_settings().mlflow_tracking_uri}"))
-    # A URL that is wrapped inside a table cannot be clicked or copied.
-    return [Text(f"{name:<8} {place}", no_wrap=True, overflow="ignore") for name, place in rows]
+        mlflow = without_password(read_settings().mlflow_tracking_uri)
+        rows = [("adapter", adapter.artifact_id), ("bundle", lake.url_of(adapter.path)), *rows]
+        rows.append(("MLflow", f"model {adapter.mlflow_model} at {mlflow}"))
+    # No table: inside one a wrapped URL cannot be clicked or copied.
+    return [Text.assemble((f"{name:<8}", "bold"), place) for name, place in rows]
 
 
 def _next(task: Task, adapter: AdapterManifest | None) -> list[RenderableType]:

@@ -7,13 +7,22 @@ from typing import Any
 from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
+from rich.tree import Tree
 
 from finetune_platform.errors import FinetuneError
+
+WIDEST = 10_000
+"""Columns of a line that must not be cut."""
 
 
 def console() -> Console:
     """Stdout, for people."""
     return Console(highlight=False)
+
+
+def print_tree(tree: Tree) -> None:
+    """A tree on stdout, its lines whole however wide: a hash or a URL in two pieces cannot be copied."""
+    Console(highlight=False, width=WIDEST).print(tree, soft_wrap=True)
 
 
 def plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from finetune_platform.commands.installation import open_database, open_lake
-from finetune_platform.commands.terminal import console, print_json
+from finetune_platform.commands.terminal import print_json, print_tree
 from finetune_platform.registry.trace import AdapterUse, DatasetAppearance, Fate, Trace, trace
 
 
@@ -14,7 +14,7 @@ def show_trace(row: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        console().print(render_trace(found))
+        print_tree(render_trace(found))
 
 
 def render_trace(found: Trace) -> Tree:

@@ -3,7 +3,8 @@
 Words and Markdown only; every figure comes from a manifest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finetune_platform.manifests import (
     AdapterManifest,
@@ -38,7 +39,7 @@ def model_card(
         _evaluation(evaluation),
         _limits(evaluation),
         _loading(adapter, task, url),
-        _lineage(adapter, raw),
+        _lineage(adapter),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -71,7 +72,7 @@ def _data(dataset: DatasetManifest, raw: RawManifest) -> str:
 
 def _training(training: TrainingManifest) -> str:
     final = "" if training.validation_loss is None else f", validation {training.validation_loss:.4f}"
-    stages = "\n".join(f"- {', '.join(f'{k}={v}' for k, v in stage.items())}" for stage in training.stages)
+    stages = "\n".join(f"- {_options(stage)}" for stage in training.stages)
     return f"""## Training
 
 {training.train_rows:,} rows, {training.supervised_tokens:,} supervised tokens, {training.steps:,} steps,
@@ -131,15 +132,20 @@ pass `generation_config=options` to `generate`. vLLM takes the folder as it is:
 `--enable-lora --lora-modules {task.name}-{adapter.artifact_id}=BUNDLE`."""
 
 
-def _lineage(adapter: AdapterManifest, raw: RawManifest) -> str:
+def _lineage(adapter: AdapterManifest) -> str:
     steps = [(asset, f"`{identifier}`") for asset, identifier in adapter.parents.items()]
     return "\n\n".join(
         [
             "## Lineage",
             _table(("made from", "id"), steps),
-            f"`finetune lineage {adapter.artifact_id} --rows` lists the rows of all {len(raw.sources)} source files.",
+            f"`finetune lineage {adapter.artifact_id} --rows` lists the rows behind it, each with file and line.",
         ]
     )
+
+
+def _options(values: Mapping[str, Any]) -> str:
+    """`r=16, lora_alpha=32` for the options of a stage, those of its parts in brackets."""
+    return ", ".join(f"{k} ({_options(v)})" if isinstance(v, Mapping) else f"{k}={v}" for k, v in values.items())
 
 
 def _interval(value: float, lower: float, upper: float) -> str:

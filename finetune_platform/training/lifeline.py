@@ -5,10 +5,10 @@ What is saved then is decided in `run.py`; how the parent kills in `resources/lo
 
 import os
 import signal
-import sys
 import threading
 import time
 
+STANDARD_INPUT = 0
 LAST_WORDS_S = 60
 """An orphan may finish its step and save a checkpoint before it is killed."""
 
@@ -36,7 +36,8 @@ def exit_with_parent() -> None:
 
 
 def _end_with_input() -> None:
-    while sys.stdin.buffer.read(4096):
+    # Unbuffered: a thread that holds the lock of `sys.stdin` aborts the interpreter when it shuts down.
+    while os.read(STANDARD_INPUT, 4096):
         pass
     _signal_us(signal.SIGTERM)
     time.sleep(LAST_WORDS_S)

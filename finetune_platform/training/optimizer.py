@@ -80,14 +80,16 @@ class AdapterOptimizer:
 
     def state(self) -> dict[str, Any]:
         """Everything `restore` needs, as tensors and plain values."""
-        return {"adamw": self.adamw.state_dict(), "weights": [w.detach() for w in self.weights]}
+        weights = [w.detach() for w in self.weights] if self.copied else []
+        return {"adamw": self.adamw.state_dict(), "weights": weights}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues from a state that `state` gave, on this or another device."""
+        """Continues from a state that `state` gave, on this or another device; the parameters are restored before."""
         import torch
 
         self.adamw.load_state_dict(state["adamw"])
         with torch.no_grad():
-            for weight, parameter, saved in zip(self.weights, self.parameters, state["weights"], strict=True):
+            exact = state["weights"] or self.parameters
+            for weight, parameter, saved in zip(self.weights, self.parameters, exact, strict=True):
                 weight.copy_(saved)
                 parameter.copy_(weight)

@@ -26,7 +26,7 @@ def test_a_plan_covers_the_rows_within_its_limits(lengths, epochs, batch_size, a
     assert abs(plan[-1].epoch - epochs) < 1
     seen = Counter(row for step in plan for batch in step.batches for row in batch)
     if epochs >= 1:
-        assert seen == Counter({row: epochs for row in range(len(lengths))})
+        assert seen == Counter(dict.fromkeys(range(len(lengths)), epochs))
     assert all(step.rows <= batch_size * accumulation for step in plan)
     for batch in (batch for step in plan for batch in step.batches):
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget

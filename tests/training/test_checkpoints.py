@@ -69,14 +69,10 @@ class Run:
 
     def save(self, lake, tmp_path, keep=2):
         record = CheckpointRecord(training_run="tr-1", step=len(self.log), resumed_from_steps=[])
-        save_checkpoint(
-            lake, PATH, record, self.model, self.optimizer, self.log, work_dir=tmp_path / "work", keep=keep
-        )
+        save_checkpoint(lake, PATH, record, self.model, self.optimizer, self.log, work_dir=tmp_path / "work", keep=keep)
 
     def restore(self, lake, tmp_path, step):
-        restored = restore_checkpoint(
-            lake, PATH, step, self.model, self.optimizer, "cpu", work_dir=tmp_path / "work"
-        )
+        restored = restore_checkpoint(lake, PATH, step, self.model, self.optimizer, "cpu", work_dir=tmp_path / "work")
         self.log = restored.log
         return self
 
