@@ -5,7 +5,7 @@ same rows hard. Printing and targets are in `evidence.py`; the test suite runs a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist, median
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from finetune_platform.evaluation.gates import CANDIDATE, decide
 from finetune_platform.evaluation.metrics import Metric, Part
+from finetune_platform.evaluation.resampling import RESAMPLES
 from finetune_platform.evaluation.scores import ALL, Estimate, Scores, ScoreSlice
 from finetune_platform.task import Gate
 
@@ -36,16 +37,25 @@ METRICS = {
 
 @dataclass(frozen=True)
 class World:
-    """Where rows come from: two arms of the given quality (mean success on the latent scale, in SDs)."""
+    """Where rows come from.
+
+    Attributes:
+        candidate: Its quality: mean success on the latent scale, in standard deviations.
+        reference: The other arm's.
+        copied: Share of rows on which the candidate answers just as the reference does, as retrained adapters do.
+        resamples: Bootstrap samples of an interval.
+    """
 
     candidate: float
     reference: float
+    copied: float = 0.0
+    resamples: int = RESAMPLES
 
     def rows(self, count: int, generator: np.random.Generator) -> Scores:
         """`count` scored rows; one in ten stands in a group of two to five near-duplicates."""
         groups, numerators, denominators, attainable = self._draw(count, generator)
         names = np.char.mod("g%d", groups)
-        return Scores(METRICS, (CANDIDATE, REFERENCE), numerators, denominators, attainable, names, {})
+        return Scores(METRICS, (CANDIDATE, REFERENCE), numerators, denominators, attainable, names, {}, self.resamples)
 
     def truth(self) -> dict[str, dict[str, float]]:
         """Every metric of the population, by arm."""
@@ -62,6 +72,8 @@ class World:
         entities = np.where(generator.random(groups.max() + 1) < 0.55, 0, 1 + generator.poisson(1.5, groups.max() + 1))
         arms = [_arm(q, hardness, entities[groups], generator) for q in (self.candidate, self.reference)]
         numerators, denominators = (np.stack([arm[i] for arm in arms], axis=1) for i in (0, 1))
+        same = generator.random(count) < self.copied
+        numerators[same, 0], denominators[same, 0] = numerators[same, 1], denominators[same, 1]
         attainable = np.stack([np.ones(count), np.ones(count), 2.0 * entities[groups]], axis=1)
         return groups, numerators, denominators, attainable
 
@@ -124,17 +136,17 @@ def threshold_gates(thresholds: dict[str, float]) -> dict[str, Gate]:
     return {m: Gate(metric=m, threshold=t) for m, t in thresholds.items()}
 
 
-def world_with_effect(metric: str, effect: float, reference: float) -> World:
-    """A world whose candidate is better than the reference by `effect` on `metric`."""
-    low, high = reference, reference + 2.0
+def world_with_effect(world: World, metric: str, effect: float) -> World:
+    """The world with a candidate better than the reference by `effect` on `metric`."""
+    low, high = world.reference, world.reference + 2.0
     for _ in range(10):
         middle = (low + high) / 2
-        truth = World(middle, reference).truth()
+        truth = replace(world, candidate=middle).truth()
         if truth[CANDIDATE][metric] - truth[REFERENCE][metric] < effect:
             low = middle
         else:
             high = middle
-    return World(high, reference)
+    return replace(world, candidate=high)
 
 
 def power_of_comparison(world: World, metric: str, rows: int, simulations: int) -> Rates:
@@ -142,7 +154,7 @@ def power_of_comparison(world: World, metric: str, rows: int, simulations: int) 
     gate = {metric: Gate(metric=metric, max_regression_vs=REFERENCE)}
     pilots = max(20, simulations // 10)
     effect = gate_rates(world, gate, rows, pilots, seed=1)[metric].effect
-    better = world_with_effect(metric, effect, world.reference)
+    better = world_with_effect(world, metric, effect)
     return gate_rates(better, gate, rows, simulations, seed=2)[metric]._replace(effect=effect)
 
 

@@ -148,6 +148,6 @@ def result_screen() -> str:
     lake, database, task = open_lake(), open_database(), make_task()
     evaluation = latest_manifest(lake, database, task, "evaluation_report")
     adapter = latest_manifest(lake, database, task, "registered_adapter")
-    console = Console(file=io.StringIO(), width=100)
+    console = Console(file=io.StringIO(), width=300)
     console.print(render_result(task, evaluation, adapter))  # type: ignore[arg-type]
     return str(console.file.getvalue())  # type: ignore[attr-defined]

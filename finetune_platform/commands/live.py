@@ -1,6 +1,7 @@
 """A running chain on the screen: one line a stage, with a bar while it runs; plain lines or JSON lines elsewhere.
 
-What a stage does belongs in `assets/`, what events it sends in `sensors/by_hand.py`; what came of it is shown by `summary.py`.
+What a stage does belongs in `assets/`, what events it sends in `sensors/by_hand.py`; what came of it is shown by
+`summary.py`.
 """
 
 import json

@@ -17,6 +17,7 @@ from finetune_platform.evaluation.intervals import effective_rows, proportion, z
 from finetune_platform.evaluation.metrics import Metric, Part, score_rows
 from finetune_platform.evaluation.paired import mcnemar, tango
 from finetune_platform.evaluation.resampling import (
+    RESAMPLES,
     Floats,
     Interval,
     bca,
@@ -29,6 +30,10 @@ from finetune_platform.evaluation.resampling import (
 )
 
 ALL = "all"
+
+FEW_DIFFERENCES = 20
+"""With fewer groups that differ, a bootstrap of differences is too sure of itself: of 100 rows, three wins and no loss
+give a BCa interval without 0, though McNemar's p is 0.25. So the interval must hold Tango's of wins and losses too."""
 
 
 class Estimate(NamedTuple):
@@ -76,6 +81,7 @@ class Scores:
             where they add up to 0 (entity F1 of rows that have no entities).
         group_ids: Near-duplicate cluster of each row, (rows,).
         strata: Value of each row by field (`task_type`, `difficulty`).
+        resamples: Bootstrap samples of each slice.
     """
 
     metrics: Mapping[str, Metric]
@@ -85,6 +91,7 @@ class Scores:
     attainable: Floats
     group_ids: npt.NDArray[np.str_]
     strata: Mapping[str, npt.NDArray[np.str_]]
+    resamples: int = RESAMPLES
     _parts: dict[str, "ScoreSlice"] = field(default_factory=dict, init=False, repr=False)
 
     def slice_names(self) -> list[str]:
@@ -225,11 +232,21 @@ class ScoreSlice:
         error = float(np.nanstd(replicates)) if np.isfinite(replicates).any() else math.nan
         interval, method = self._bca(value, replicates, jackknife, alpha, counting), "paired BCa bootstrap"
         effective = float(len(np.unique(self.group_of_row[counting])))
-        if error == 0:
-            # No row differs: 0 of n bounds the share of rows that would, and no row differs by more than 1.
-            bound = zero_count_bound(effective, alpha / 2)
-            interval, method = Interval(value - bound, value + bound), "rule of three"
+        wins, losses = self._wins_and_losses(a, r, m)
+        if wins + losses < FEW_DIFFERENCES:
+            # A bounded score differs by at most 1 in a row, as an outcome of 0 or 1 does.
+            sparse = tango(wins, losses, effective, alpha)
+            interval = Interval(min(interval.lower, sparse.lower), max(interval.upper, sparse.upper))
+            method = "paired BCa bootstrap and Tango score" if error else "Tango score"
         return self._estimate(value, interval, counting, effective, error, method)
+
+    def _wins_and_losses(self, a: int, r: int, m: int) -> tuple[int, int]:
+        """Groups in which one arm adds more to the metric than the other, (first arm ahead, second arm ahead)."""
+        num, den = self._sums[:, 0, :, m], self._sums[:, 1, :, m]
+        balance = num[:, a] * den[:, r] - num[:, r] * den[:, a]
+        # A claim where nothing was to find (0/1 against 0/0) loses, though both numerators are 0.
+        balance = np.where(balance == 0, den[:, r] - den[:, a], balance)
+        return int((balance > 0).sum()), int((balance < 0).sum())
 
     def _binary_difference(self, a: int, r: int, m: int, counting: npt.NDArray[np.bool_], alpha: float) -> Estimate:
         results = self.numerators[:, a, m] - self.numerators[:, r, m]
@@ -259,7 +276,8 @@ class ScoreSlice:
 
     @cached_property
     def _replicates(self) -> Floats:
-        return resample(self._sums.reshape(self.groups, -1)).reshape(-1, *self._sums.shape[1:])
+        totals = resample(self._sums.reshape(self.groups, -1), self.scores.resamples)
+        return totals.reshape(-1, *self._sums.shape[1:])
 
     @cached_property
     def _jackknife(self) -> Floats:

@@ -15,6 +15,7 @@ from dagster import (
     DagsterExecutionInterruptedError,
     DagsterInstance,
     Failure,
+    MaterializeResult,
     asset,
     materialize,
 )
@@ -39,12 +40,13 @@ def launch(tmp_path):
         path.write_text(textwrap.dedent(script))
 
         @asset
-        def trained_adapter(context: AssetExecutionContext, launcher: LocalLauncher) -> None:
+        def trained_adapter(context: AssetExecutionContext, launcher: LocalLauncher) -> MaterializeResult:
             try:
                 launched.append(launcher.launch(context, [sys.executable, str(path)], env))
             except BaseException as error:
                 failed.append(error)
                 raise
+            return MaterializeResult()
 
         with DagsterInstance.ephemeral() as instance:
             result = materialize(

@@ -7,25 +7,12 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ticket_rows import TASK, examples
 
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, SplitRecord
-from finetune_platform.rows import EXAMPLE_SCHEMA, SPLITS, Example, Message, Split
+from finetune_platform.rows import EXAMPLE_SCHEMA, SPLITS, Example, Split
 from finetune_platform.task import Task, load_task
-
-TASK = "ticket_topics"
-
-
-def example(prompt: str, answer: str, number: int = 1, **message: float) -> Example:
-    """A row of one question and one answer; keywords go to the answer's message."""
-    messages = [Message(role="user", content=prompt), Message(role="assistant", content=answer, **message)]
-    return Example(messages=messages, source_uri="raw/tickets.jsonl", source_row=number)
-
-
-def examples(count: int) -> list[Example]:
-    """Rows of different lengths."""
-    topics = ("card", "transfer between accounts", "login")
-    return [example(f"Ticket {n}: " + "please help me " * (n % 7), topics[n % 3], n + 1) for n in range(count)]
 
 
 class Publish(Protocol):

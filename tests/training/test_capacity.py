@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from conftest import examples
+from ticket_rows import examples
 
 from finetune_platform.errors import PermanentError, StorageFailed
 from finetune_platform.inference.base_models import load_tokenizer

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import examples
+from ticket_rows import examples
 
 from finetune_platform.errors import PermanentError
 from finetune_platform.inference.base_models import load_tokenizer

@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
-from conftest import example
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ticket_rows import example
 
 from finetune_platform.errors import BadInput, PermanentError
 from finetune_platform.inference.base_models import conversation, load_tokenizer
