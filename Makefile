@@ -12,6 +12,8 @@ help:
 	@echo "make test       the test suite, on real servers"
 	@echo "make test-slow  the long tests: the whole chain with the real model on S3 and PostgreSQL"
 	@echo "make check      format, lint, types, import contracts"
+	@echo "make format     what check would complain of, mended"
+	@echo "make docs       the documentation as a site"
 	@echo "make bench      measurements against peers, into bench/results/"
 	@echo "make clean      remove .venv and caches (keeps .finetune/, where your data and adapters are)"
 

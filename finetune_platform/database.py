@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 from sqlalchemy import JSON, DateTime, Engine, Index, Select, String, Text, inspect, select, text
 from sqlalchemy.engine import Dialect
@@ -89,6 +90,16 @@ class Promotion(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=lambda: datetime.now(UTC))
 
 
+class Making(Base):
+    """What an asset was last made with; `note` is that of `registry/making.py`."""
+
+    __tablename__ = "makings"
+
+    task: Mapped[str] = mapped_column(String(64), primary_key=True)
+    asset: Mapped[str] = mapped_column(String(64), primary_key=True)
+    note: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
 class Database:
     """The database at one URL; its schema is brought up to date on first use, safely from several processes.
 
@@ -166,6 +177,17 @@ class Database:
         """Every record of a task, oldest first."""
         with self.session() as session:
             return list(session.scalars(select(Artifact).where(Artifact.task == task).order_by(Artifact.id)))
+
+    def note_making(self, task: str, asset: str, note: dict[str, Any]) -> None:
+        """Replaces what is noted of an asset's last making."""
+        with self.session() as session:
+            session.merge(Making(task=task, asset=asset, note=note))
+
+    def last_making(self, task: str, asset: str) -> dict[str, Any] | None:
+        """What is noted of an asset's last making."""
+        with self.session() as session:
+            row = session.get(Making, (task, asset))
+            return None if row is None else row.note
 
     def record_promotion(
         self,

@@ -21,14 +21,13 @@ from finetune_platform.task import Task, find_tasks
 
 def build_resources(place: Settings) -> dict[str, Any]:
     """The resources that an installation's settings name."""
-    lake, database = LakeResource(url=place.lake_url), DatabaseResource(url=place.database_url)
+    lake, database = LakeResource(url=place.lake_url), DatabaseResource()
     return {
         "lake": lake,
         "database": database,
         "workbench": Workbench(
             cache_dir=str(place.cache_dir),
             work_dir=str(place.finetune_home / "work"),
-            tracking_uri=place.mlflow_tracking_uri,
         ),
         "launcher": LocalLauncher(),
         "io_manager": ArtifactIOManager(lake=lake, database=database),

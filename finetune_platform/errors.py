@@ -38,6 +38,10 @@ class BadInput(PermanentError):
     exit_code = 2
 
 
+class GatesFailed(PermanentError):
+    """The evidence does not let an adapter through: hard gates that failed, or that too few rows could decide."""
+
+
 class Unreachable(TransientError):
     """A server, bucket or database does not answer."""
 

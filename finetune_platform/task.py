@@ -239,6 +239,9 @@ class Evaluation(Strict):
         for needed, option in (("entity_f1", "entities"), ("valid_format", "output_pattern")):
             if needed in self.metrics and getattr(self, option) is None:
                 raise ValueError(f"metric {needed} needs {option}:")
+        gates = [(g.metric, g.slice, g.max_regression_vs) for g in self.gates]
+        if twice := next((gate for gate in gates if gates.count(gate) > 1), None):
+            raise ValueError(f"two gates compare {twice[0]} on {twice[1]} with {twice[2] or 'a threshold'}; keep one")
         for metric in [self.primary_metric, *(g.metric for g in self.gates)]:
             if metric not in self.metrics:
                 raise ValueError(f'"{metric}" is not among metrics: {self.metrics}{_nearest(metric, self.metrics)}')

@@ -1,16 +1,17 @@
 """The commands as a person types them: what they say, what they write, how they fail, what scripts read."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TaskFile
 from typer.testing import CliRunner
 
 from finetune_platform.cli import app
 from finetune_platform.settings import Settings
 
+TaskFile = Callable[..., Path]
 runner = CliRunner()
 
 

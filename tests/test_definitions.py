@@ -12,7 +12,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from finetune_platform.definitions import build_defs
 from finetune_platform.errors import BadInput
-from finetune_platform.settings import Settings
+from finetune_platform.settings import Settings, settings
 from finetune_platform.task import load_task
 
 REPOSITORY = Path(__file__).parent.parent
@@ -77,6 +77,20 @@ def test_a_wrong_task_file_keeps_the_location_from_loading(settings_env: Setting
     task_file(name="bad", descripton="typo")  # type: ignore[operator]
     with pytest.raises(BadInput, match=r"bad\.yaml:\d+: descripton: unknown key; did you mean \"description\""):
         build_defs()
+
+
+def test_no_password_stands_in_what_the_ui_shows(
+    settings_env: Settings, task_file: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dagster._core.remote_representation.external_data import RepositorySnap
+    from dagster._serdes import serialize_value
+
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@127.0.0.1/db")
+    settings.cache_clear()
+    task_file(name="one")  # type: ignore[operator]
+    shown = serialize_value(RepositorySnap.from_def(build_defs().get_repository_def()))
+    assert "one_chain" in shown
+    assert "hunter2" not in shown
 
 
 def test_the_location_loads_nothing_heavy_in_under_three_seconds() -> None:

@@ -1,4 +1,4 @@
-"""The documentation against the code: every key, variable and command it names exists, and every link leads somewhere."""
+"""The documentation against the code: its keys, variables and commands exist, and its links lead somewhere."""
 
 import re
 import types

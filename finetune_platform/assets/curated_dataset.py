@@ -18,8 +18,10 @@ from dagster import (
 from finetune_platform.assets.presentation import funnel_plot, funnel_table, link, provenance
 from finetune_platform.assets.row_checks import check_specs, checked, docs_path
 from finetune_platform.curation.collect import CURATION_VERSION
+from finetune_platform.database import Database
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import DatasetManifest, RawManifest
+from finetune_platform.registry.making import note_making
 from finetune_platform.resources.failures import user_failures
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.task import Task
@@ -40,7 +42,11 @@ def curated_dataset(task: Task) -> AssetsDefinition:
         check_specs=check_specs("curated", task, key),
     )
     def build(
-        context: AssetExecutionContext, lake: ResourceParam[Lake], workbench: Workbench, raw: RawManifest
+        context: AssetExecutionContext,
+        lake: ResourceParam[Lake],
+        database: ResourceParam[Database],
+        workbench: Workbench,
+        raw: RawManifest,
     ) -> Iterator[AssetCheckResult | MaterializeResult[DatasetManifest]]:
         from finetune_platform.curation.curate import curate
         from finetune_platform.curation.expectation_frames import dataset_frame
@@ -52,6 +58,7 @@ def curated_dataset(task: Task) -> AssetsDefinition:
                 task, raw, lake, lambda chats: count_tokens(model.path, chats), model.name, context.log.info
             )
             yield from checked(dataset_frame(lake, dataset), "curated", task, key, dataset, lake)
+        note_making(database, task, "curated_dataset", dataset, CURATION_VERSION, [raw])
         yield MaterializeResult(
             asset_key=key,
             value=dataset,

@@ -33,6 +33,7 @@ from finetune_platform.manifests import (
     TrainingManifest,
 )
 from finetune_platform.progress import Report
+from finetune_platform.registry.making import note_making
 from finetune_platform.resources.failures import user_failures
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.task import Gate, Task
@@ -69,6 +70,7 @@ def evaluation_report(task: Task) -> AssetsDefinition:
             evaluation = _evaluation(task, dataset, training, champion, lake, workbench, context.log.info)
         for result in evaluation.gates:
             yield _check(result, key)
+        note_making(database, task, "evaluation_report", evaluation, EVALUATION_VERSION, [training, dataset])
         yield MaterializeResult(
             asset_key=key,
             value=evaluation,
@@ -121,7 +123,7 @@ def _spec(gate: Gate, key: AssetKey) -> AssetCheckSpec:
 
 def _check_name(gate: str) -> str:
     """Dagster takes letters, digits and underscores."""
-    return re.sub(r"\W+", "_", gate).strip("_")
+    return re.sub(r"[^A-Za-z0-9]+", "_", gate).strip("_")
 
 
 def _check(result: GateResult, key: AssetKey) -> AssetCheckResult:

@@ -15,8 +15,10 @@ from dagster import (
 from finetune_platform.assets.presentation import funnel_plot, funnel_table, link, provenance
 from finetune_platform.assets.row_checks import check_specs, checked, docs_path
 from finetune_platform.curation.collect import CURATION_VERSION, collect
+from finetune_platform.database import Database
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import RawManifest
+from finetune_platform.registry.making import note_making
 from finetune_platform.resources.failures import user_failures
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.task import Task
@@ -36,13 +38,17 @@ def raw_examples(task: Task) -> AssetsDefinition:
         check_specs=check_specs("raw", task, key),
     )
     def build(
-        context: AssetExecutionContext, lake: ResourceParam[Lake], workbench: Workbench
+        context: AssetExecutionContext,
+        lake: ResourceParam[Lake],
+        database: ResourceParam[Database],
+        workbench: Workbench,
     ) -> Iterator[AssetCheckResult | MaterializeResult[RawManifest]]:
         from finetune_platform.curation.expectation_frames import raw_frame
 
         with user_failures():
             raw = collect(task, lake, workbench.cache, context.log.info)
             yield from checked(raw_frame(lake, raw), "raw", task, key, raw, lake)
+        note_making(database, task, "raw_examples", raw, CURATION_VERSION)
         yield MaterializeResult(
             asset_key=key,
             value=raw,

@@ -61,7 +61,7 @@ def registered_adapter(task: Task) -> AssetsDefinition:
                 model,
                 lake,
                 database,
-                workbench.tracking_uri,
+                workbench.tracking,
                 context.run_id,
                 context.log.info,
             )

@@ -17,8 +17,10 @@ from dagster import (
 )
 
 from finetune_platform.assets.presentation import loss_plot, provenance
+from finetune_platform.database import Database
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import DatasetManifest, TrainingManifest
+from finetune_platform.registry.making import note_making
 from finetune_platform.resources.failures import user_failures
 from finetune_platform.resources.local_launcher import LocalLauncher
 from finetune_platform.resources.workbench import Workbench
@@ -46,6 +48,7 @@ def trained_adapter(task: Task) -> AssetsDefinition:
     def build(
         context: AssetExecutionContext,
         lake: ResourceParam[Lake],
+        database: ResourceParam[Database],
         launcher: LocalLauncher,
         workbench: Workbench,
         dataset: DatasetManifest,
@@ -57,17 +60,18 @@ def trained_adapter(task: Task) -> AssetsDefinition:
                 [*command, "--task-file", str(task.path)],
                 {
                     "LAKE_URL": lake.url,
-                    "MLFLOW_TRACKING_URI": workbench.tracking_uri,
+                    "MLFLOW_TRACKING_URI": workbench.tracking,
                     "FINETUNE_CACHE_DIR": workbench.cache_dir,
                 },
             )
             path = TrainingManifest.path_of(task.name, result["training_run_id"])
             training = lake.manifest(TrainingManifest, path)
+        note_making(database, task, "trained_adapter", training, TRAINING_VERSION, [dataset])
         return MaterializeResult(
             asset_key=key,
             value=training,
             data_version=DataVersion(training.artifact_id),
-            metadata=_metadata(training, lake, workbench.tracking_uri),
+            metadata=_metadata(training, lake, workbench.tracking),
         )
 
     return build

@@ -9,7 +9,7 @@ from finetune_platform.commands.live import stage_view
 from finetune_platform.commands.summary import render_result
 from finetune_platform.commands.terminal import console, plain
 from finetune_platform.database import Database
-from finetune_platform.errors import BadInput
+from finetune_platform.errors import BadInput, GatesFailed
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import AdapterManifest, EvaluationManifest, Manifest
 from finetune_platform.registry.artifacts import CHAIN, read_manifest
@@ -30,8 +30,13 @@ def run_task(name: str, start: str | None, end: str | None, force: bool, as_json
     prepare(read_settings())
     from finetune_platform.commands.execution import run_chain
 
-    with stage_view(stages, as_json) as send:
-        run_chain(task.name, stages[0], stages[-1], force, send)
+    try:
+        with stage_view(stages, as_json) as send:
+            run_chain(task.name, stages[0], stages[-1], force, send)
+    except GatesFailed:
+        if not as_json:
+            _show(task, "evaluation_report", latest_manifest(open_lake(), open_database(), task, "evaluation_report"))
+        raise
     made = latest_manifest(open_lake(), open_database(), task, stages[-1])
     if as_json:
         sys.stdout.write(json.dumps({"kind": "result", "asset": stages[-1], "manifest": plain(made)}) + "\n")

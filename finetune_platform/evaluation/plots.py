@@ -65,7 +65,9 @@ class Axis:
     def around(cls, values: Sequence[float], unit: str = "", intervals: int = 4) -> "Axis":
         """Round limits that hold `values` and 0, with about `intervals` ticks."""
         low, high = min([0.0, *values]), max([0.0, *values])
-        raw = max(high - low, 1e-9) / intervals
+        if low == high:
+            return cls(0.0, 1.0, 1.0 / intervals, unit)
+        raw = (high - low) / intervals
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(s * power for s in STEPS if s * power >= raw - 1e-12)
         return cls(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step, unit)

@@ -90,7 +90,7 @@ def expanded(alpha: float, groups: int) -> float:
     if groups < 2:
         return alpha
     widened = math.sqrt(groups / (groups - 1)) * float(stdtrit(groups - 1, 1 - alpha / 2))
-    return 2 * NormalDist().cdf(-widened)
+    return max(2 * NormalDist().cdf(-widened), 1e-300)
 
 
 def bca(estimate: float, replicates: Floats, jackknife: Floats, alpha: float) -> Interval:
@@ -121,6 +121,6 @@ def bca(estimate: float, replicates: Floats, jackknife: Floats, alpha: float) ->
         shifted = bias + z
         return normal.cdf(bias + shifted / max(1 - acceleration * shifted, 1e-9))
 
-    z = normal.inv_cdf(1 - alpha / 2)
+    z = -normal.inv_cdf(alpha / 2)
     lower, upper = np.quantile(replicates, [level(-z), level(z)])
     return Interval(float(lower), float(upper))

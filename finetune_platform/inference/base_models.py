@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from finetune_platform.errors import BadInput, Unreachable
 from finetune_platform.identity import canonical_json, file_sha256
-from finetune_platform.lake import Lake
+from finetune_platform.lake import Lake, ObjectInfo
 from finetune_platform.manifests import MANIFEST_NAME
 from finetune_platform.packages import package_file
 from finetune_platform.progress import Report
@@ -45,7 +45,8 @@ class ResolvedModel(NamedTuple):
     Attributes:
         path: Local folder with safetensors, tokenizer and chat template.
         name: What manifests and adapters call it.
-        revision: Content address: equal revisions are equal weights and tokenizer.
+        revision: Equal revisions are equal weights and tokenizer: a hash of the files, a hub's commit, or, of a folder
+            in a bucket, a hash of its listing.
         chat_template_sha256: Must agree between training and serving.
     """
 
@@ -200,17 +201,23 @@ def _from_lake(ref: BaseModelRef, lake: Lake, path: str, cache_dir: Path, report
     listing = canonical_json([[o.path, o.size, o.etag] for o in objects])
     revision = hashlib.sha256(listing.encode()).hexdigest()[:12]
     local = cache_dir / "base_models" / f"{name}@{revision}"
-    if not local.exists():
-        local.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=local.parent) as temporary:
-            target = Path(temporary) / "model"
-            for count, item in enumerate(objects, 1):
-                report(f"base model: fetching {item.path} ({count}/{len(objects)}, {item.size / 1e6:.0f} MB)")
-                file = target / item.path.removeprefix(path + "/")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(lake.get(item.path))
-            target.rename(local)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{local}.lock"):
+        if not local.exists():
+            _fetch_objects(objects, path, lake, local, report)
     return _describe(local, name, revision)
+
+
+def _fetch_objects(objects: Sequence[ObjectInfo], path: str, lake: Lake, local: Path, report: Report) -> None:
+    with tempfile.TemporaryDirectory(dir=local.parent) as temporary:
+        target = Path(temporary) / "model"
+        for count, item in enumerate(objects, 1):
+            report(f"base model: fetching {item.path} ({count}/{len(objects)}, {item.size / 1e6:.0f} MB)")
+            file = target / item.path.removeprefix(path + "/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as stream:
+                stream.writelines(lake.chunks(item.path))
+        target.rename(local)
 
 
 def _describe(local: Path, name: str, revision: str) -> ResolvedModel:

@@ -1,4 +1,4 @@
-"""What an asset was last made with: the code, the settings and the parents, noted beside its artifacts.
+"""What an asset was last made with: the code, the settings and the parents, noted in the database.
 
 An artifact's manifest cannot say it: the same content made again with other settings, or from another parent, keeps
 its id and the manifest it has. The note is overwritten at every making; where it is lost, the asset counts as stale
@@ -8,8 +8,8 @@ and is made again, which finds the same content.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_platform.database import Database
 from finetune_platform.identity import content_id
-from finetune_platform.lake import Lake
 from finetune_platform.manifests import Manifest, Record
 from finetune_platform.registry.artifacts import CHAIN
 from finetune_platform.task import Task
@@ -42,7 +42,7 @@ class Making(Record):
 
 
 def note_making(
-    lake: Lake, task: Task, asset: str, made: Manifest, code_version: str, made_from: Sequence[Manifest] = ()
+    database: Database, task: Task, asset: str, made: Manifest, code_version: str, made_from: Sequence[Manifest] = ()
 ) -> None:
     """Notes that `asset` was made just now.
 
@@ -56,15 +56,13 @@ def note_making(
     note = Making(
         artifact_id=made.artifact_id, code_version=code_version, settings=settings_of(task, asset), parents=parents
     )
-    lake.put(_path(task.name, asset), note.model_dump_json(indent=2).encode())
+    database.note_making(task.name, asset, note.model_dump())
 
 
-def last_making(lake: Lake, task: str, asset: str) -> Making | None:
+def last_making(database: Database, task: str, asset: str) -> Making | None:
     """The note of an asset's last making, None where there is none."""
-    try:
-        return Making.model_validate_json(lake.get(_path(task, asset)))
-    except FileNotFoundError:
-        return None
+    note = database.last_making(task, asset)
+    return None if note is None else Making.model_validate(note)
 
 
 def settings_of(task: Task, asset: str) -> dict[str, str]:
@@ -83,7 +81,3 @@ def _at(values: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         found = found[part]
     return found
-
-
-def _path(task: str, asset: str) -> str:
-    return f"{task}/makings/{asset}.json"

@@ -91,7 +91,7 @@ def register(
             point_alias(client, task.name, alias, version)
             if record_alias(database, adapter, alias, evaluation.artifact_id, actor, reason, version):
                 report(f"{alias} of {task.name} is now {adapter.artifact_id}")
-    note_making(lake, task, "registered_adapter", adapter, CODE_VERSION, (evaluation, training, dataset))
+    note_making(database, task, "registered_adapter", adapter, CODE_VERSION, (evaluation, training, dataset))
     return adapter
 
 

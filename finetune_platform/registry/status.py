@@ -77,7 +77,9 @@ def status(
         if manifest is None:
             assets[asset] = AssetStatus(asset=asset, state="missing")
             continue
-        assets[asset] = _asset(asset, manifest, assets, task, lake, code_versions[asset], sources)
+        assets[asset] = _asset(
+            asset, manifest, assets, task, lake, last_making(database, task.name, asset), code_versions[asset], sources
+        )
     dataset, evaluation = manifests.get("curated_dataset"), manifests.get("evaluation_report")
     return TaskStatus(
         task=task.name,
@@ -96,10 +98,10 @@ def _asset(
     upstream: Mapping[str, AssetStatus],
     task: Task,
     lake: Lake,
+    making: Making | None,
     code_version: str,
     sources: Mapping[str, str | None],
 ) -> AssetStatus:
-    making = last_making(lake, task.name, asset)
     if making is None or making.artifact_id != manifest.artifact_id:
         because = ["how it was made is not on record"]
     else:

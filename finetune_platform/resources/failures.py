@@ -1,18 +1,24 @@
-"""How the library's failures end a Dagster step: the problem and its mend as the description, retries by type."""
+"""The library's failures in Dagster's terms, and back: problem and mend as the description, retries by type."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dagster import Failure, MetadataValue
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance, Failure, MetadataValue
 
-from finetune_platform.errors import FinetuneError, TransientError
+from finetune_platform import errors
+from finetune_platform.errors import FinetuneError, GatesFailed, PermanentError, TransientError
+
+TYPES: dict[str, type[FinetuneError]] = {
+    cls.__name__: cls
+    for cls in (errors.BadInput, errors.StorageFailed, errors.Unreachable, PermanentError, TransientError)
+}
 
 
 def failure(error: FinetuneError) -> Failure:
     """The Dagster failure of an error that a user can mend; only transient ones may be retried."""
     return Failure(
         description=str(error),
-        metadata={"problem": error.problem, "mend": MetadataValue.text(error.mend), "type": type(error).__name__},
+        metadata={"problem": error.problem, "mend": error.mend, "type": MetadataValue.text(type(error).__name__)},
         allow_retries=isinstance(error, TransientError),
     )
 
@@ -24,3 +30,36 @@ def user_failures() -> Iterator[None]:
         yield
     except FinetuneError as error:
         raise failure(error) from error
+
+
+def failure_of_run(instance: DagsterInstance, run_id: str) -> FinetuneError:
+    """What ended a failed run, as the library raised it where it did."""
+    entries = instance.all_logs(run_id, of_type={DagsterEventType.STEP_FAILURE})
+    events = [entry.dagster_event for entry in entries if entry.dagster_event is not None]
+    if not events:
+        return TransientError(f"run {run_id} ended before a step did", "read its log: `finetune up`")
+    return failure_of_step(events[0])
+
+
+def failure_of_step(event: DagsterEvent) -> FinetuneError:
+    """What a STEP_FAILURE event tells."""
+    data = event.step_failure_data
+    read_log = "read the run's log: `finetune up`"
+    if (told := data.user_failure_data) is not None and told.description:
+        problem, _, mend = told.description.partition("\n  mend: ")
+        kind = (
+            TYPES.get(str(told.metadata["type"].value), PermanentError) if "type" in told.metadata else PermanentError
+        )
+        return kind(problem, mend or read_log)
+    error = data.error
+    while error is not None and error.cause is not None:  # Dagster wraps what the step raised.
+        error = error.cause
+    name, message = (error.cls_name, error.message.strip()) if error else ("", str(event.message))
+    if name == "DagsterExecutionInterruptedError":
+        return TransientError("the run was interrupted; nothing is lost", "the same command goes on from there")
+    if name == "DagsterAssetCheckFailedError":
+        checks = [line.strip() for line in message.splitlines()[1:] if line.strip()]
+        return GatesFailed(
+            f"blocking checks failed: {', '.join(checks)}", "open the report; `finetune status` has its place"
+        )
+    return PermanentError(message, read_log)

@@ -5,6 +5,7 @@ from pydantic import PrivateAttr
 
 from finetune_platform.database import Database
 from finetune_platform.lake import Lake
+from finetune_platform.settings import settings
 
 
 class LakeResource(ConfigurableResource[Lake]):
@@ -17,12 +18,15 @@ class LakeResource(ConfigurableResource[Lake]):
 
 
 class DatabaseResource(ConfigurableResource[Database]):
-    """Small mutable state at `url`; an asset receives the `Database` itself."""
+    """Small mutable state at `url`; an asset receives the `Database` itself.
 
-    url: str
+    Without `url` it is the settings' `DATABASE_URL`: the UI shows resource configuration, and that may hold a password.
+    """
+
+    url: str = ""
     _database: Database | None = PrivateAttr(default=None)
 
     def create_resource(self, context: object) -> Database:
         if self._database is None:
-            self._database = Database(self.url)
+            self._database = Database(self.url or settings().database_url)
         return self._database

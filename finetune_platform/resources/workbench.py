@@ -7,6 +7,7 @@ from dagster import ConfigurableResource
 
 from finetune_platform.lake import Lake
 from finetune_platform.progress import Report
+from finetune_platform.settings import settings
 from finetune_platform.task import Task
 
 if TYPE_CHECKING:
@@ -19,12 +20,17 @@ class Workbench(ConfigurableResource["Workbench"]):
     Attributes:
         cache_dir: Downloads and local copies of models; safe to delete.
         work_dir: Unfinished work, so that a killed run goes on; safe to delete while nothing runs.
-        tracking_uri: MLflow's server or database.
+        tracking_uri: MLflow's server or database; without it the settings' one, which may hold a password that the
+            UI would show.
     """
 
     cache_dir: str
     work_dir: str
-    tracking_uri: str
+    tracking_uri: str = ""
+
+    @property
+    def tracking(self) -> str:
+        return self.tracking_uri or settings().mlflow_tracking_uri
 
     @property
     def cache(self) -> Path:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from dagster import AssetKey, DagsterEvent, DagsterEventType, DagsterInstance, EventLogEntry, JobDefinition
 
-from finetune_platform.errors import FinetuneError, PermanentError, TransientError
 from finetune_platform.progress import SendEvent, StageEvent, StageKind
+from finetune_platform.resources.failures import failure_of_run, failure_of_step
 
 POLL_S = 0.25
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -42,7 +42,7 @@ def execute(job: JobDefinition, task: str, stages: Sequence[str], send: SendEven
             raise_on_error=False,
         )
         if not result.success:
-            raise _failure(instance, run_id)
+            raise failure_of_run(instance, run_id)
     return run_id
 
 
@@ -88,7 +88,7 @@ class _Following:
 _KINDS: dict[DagsterEventType, Callable[[DagsterEvent], tuple[StageKind, str]]] = {
     DagsterEventType.STEP_START: lambda event: ("started", ""),
     DagsterEventType.STEP_SUCCESS: lambda event: ("succeeded", ""),
-    DagsterEventType.STEP_FAILURE: lambda event: ("failed", _problem(event)),
+    DagsterEventType.STEP_FAILURE: lambda event: ("failed", failure_of_step(event).problem),
 }
 
 
@@ -104,26 +104,3 @@ def stage_event(entry: EventLogEntry) -> StageEvent | None:
         return None
     name, message = kind(entry.dagster_event)
     return StageEvent(stage, name, message, entry.timestamp)
-
-
-def _problem(event: DagsterEvent) -> str:
-    failure = event.step_failure_data.user_failure_data
-    if failure is not None and failure.description:
-        return failure.description
-    error = event.step_failure_data.error
-    while error is not None and error.cause is not None:  # Dagster wraps what the step raised.
-        error = error.cause
-    return str(error.message if error else event.message).strip()
-
-
-def _failure(instance: DagsterInstance, run_id: str) -> FinetuneError:
-    """The failure of the step that ended the run, as the library raised it where it did."""
-    entries = instance.all_logs(run_id, of_type={DagsterEventType.STEP_FAILURE})
-    events = [entry.dagster_event for entry in entries if entry.dagster_event is not None]
-    if not events:
-        return PermanentError(f"run {run_id} failed before its first step", "`finetune up`, and read the run's log")
-    error = events[0].step_failure_data.error
-    if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
-        return TransientError("the run was interrupted; nothing is lost", "the same command goes on from there")
-    problem, _, mend = _problem(events[0]).partition("\n  mend: ")
-    return PermanentError(problem, mend or f"read the log of run {run_id}: `finetune up`")

@@ -1,7 +1,8 @@
 """`new_data`: files dropped under a task's `raw/` folder start its chain, once for each state of the folder.
 
 The sensor is a state machine over the runs that carry the folder's fingerprint as a tag; the cursor only saves it
-work. A run in flight means wait, a success settles the fingerprint, a failure makes the next attempt after a pause.
+work. A run in flight means wait, a success settles the fingerprint, a transient failure makes the next attempt after a
+pause, a permanent one ends it.
 """
 
 import json
@@ -22,8 +23,10 @@ from dagster import (
 )
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from finetune_platform.errors import PermanentError
 from finetune_platform.identity import content_id
 from finetune_platform.lake import Lake
+from finetune_platform.resources.failures import failure_of_run
 from finetune_platform.sensors.chain import TASK_TAG
 from finetune_platform.task import Task
 
@@ -109,6 +112,10 @@ def tick(task: Task, lake: Lake, instance: DagsterInstance, cursor: Cursor, now:
         return _wait(cursor, f"{current}: its run is in flight")
     if DagsterRunStatus.SUCCESS in statuses:
         return _wait(cursor._replace(settled=current), f"{current}: its run succeeded")
+    failures = [failure_of_run(instance, record.dagster_run.run_id) for record in records]
+    if permanent := next((f for f in failures if isinstance(f, PermanentError)), None):
+        # The same rows fail the same way; new or mended files give another fingerprint.
+        return _wait(cursor, f"{current}: not tried again: {permanent.problem}")
     attempt = len(statuses) + 1
     if attempt > MAX_ATTEMPTS:
         return _wait(cursor, f"{current}: {MAX_ATTEMPTS} attempts failed; mend the cause, then run the chain by hand")

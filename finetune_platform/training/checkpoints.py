@@ -95,7 +95,7 @@ def restore_checkpoint(
             restore_adapter(model, folder)
             state = torch.load(folder / STATE_FILE, map_location=device, weights_only=True)
             optimizer.restore(state["optimizer"])
-            None
+            restore_random_state(state["random"])
             log = [StepLog.from_line(line) for line in (folder / LOG_FILE).read_text().splitlines()]
             record = CheckpointRecord.model_validate_json((folder / MANIFEST_NAME).read_text())
     return Restored(step, log, record.resumed_from_steps)

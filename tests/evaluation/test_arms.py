@@ -44,8 +44,10 @@ def test_examples_come_from_every_task_type_with_different_answers(chain: Chain)
 
 
 def test_long_rows_are_not_shown(local_lake: Lake, chain: Chain) -> None:
-    long = [asked(f"Sentence {n}. {'word ' * 500}") for n in range(40)]
-    dataset = chain.publish_dataset("ds-long", [*long, *make_rows(0, 40)], make_rows(100, 5))
+    rows = make_rows(0, 80)
+    for row in rows[:40]:
+        row.messages[0] = Message(role="user", content=f"Sentence {'and so on ' * 500}.")
+    dataset = chain.publish_dataset("ds-long", rows, make_rows(100, 5))
     assert all(len(r.messages[0].content or "") < 100 for r in few_shot_rows(local_lake, dataset, 6))
 
 

@@ -93,3 +93,16 @@ def test_intervals_of_a_whole_report_take_seconds() -> None:
         for arm in names[1:]:
             part.difference("a", arm, metric, 0.05)
     assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("metric", ["entity_f1", "exact_match", "token_f1"])
+def test_a_handful_of_rows_breaks_nothing(metric: str, rows: int) -> None:
+    candidate, reference = ["[Joe - PERSON]", "none", "[Al - PERSON]"][:rows], ["none", "x", "[Joe - PERSON]"][:rows]
+    strata = {"task_type": [""] * rows, "difficulty": [""] * rows}
+    names = [str(i) for i in range(rows)]
+    scores = build_scores(METRICS, {"candidate": candidate, "prompted": reference}, GOLD[:rows], names, strata)
+    part = scores.part("all")
+    for estimate in (part.level("candidate", metric, 0.05), part.difference("candidate", "prompted", metric, 0.05)):
+        assert not estimate.lower > estimate.upper
+    assert part.difference("candidate", "candidate", metric, 0.05).value == 0.0

@@ -110,7 +110,7 @@ class ChainFactory:
         for name, data in files.items():
             self.lake.put(f"{manifest.path}/{name}", data)
         self.lake.put(f"{manifest.path}/manifest.json", manifest.to_bytes())
-        note_making(self.lake, make_task(), asset, manifest, "1", made_from)
+        note_making(self.database, make_task(), asset, manifest, "1", made_from)
         self.database.record_artifact(manifest, asset, self.lake.url_of(manifest.path), "run-1")
 
     def _raw(self, answer: str) -> RawManifest:

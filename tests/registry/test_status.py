@@ -112,7 +112,7 @@ def test_the_same_dataset_from_a_newer_reading_is_in_place(local_chains: ChainFa
     newer = chain.raw.model_copy(update={"artifact_id": "raw-newer"})
     local_chains.store("raw_examples", newer, {})
     assert states(look(chain)) == ["in place"] + ["stale"] * 4
-    note_making(chain.lake, chain.task, "curated_dataset", chain.dataset, "1", [newer])
+    note_making(chain.database, chain.task, "curated_dataset", chain.dataset, "1", [newer])
     assert states(look(chain)) == ["in place"] * 5
 
 

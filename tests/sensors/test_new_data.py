@@ -189,3 +189,26 @@ def test_never_two_runs_in_flight_and_never_one_after_success(
                     in_flight[run] = state
                     attempts[state] = attempts.get(state, 0) + 1
                     assert attempts[state] <= MAX_ATTEMPTS
+
+
+def test_a_permanent_failure_is_not_tried_again(daemon: Daemon) -> None:
+    from dagster import Failure, job, op
+
+    @op
+    def refuse() -> None:
+        raise Failure("a.jsonl:3: not JSON\n  mend: mend line 3", metadata={"type": "BadInput"}, allow_retries=False)
+
+    @job
+    def chain() -> None:
+        refuse()
+
+    drop(daemon, "a.jsonl")
+    state = fingerprint(daemon.task, daemon.lake) or ""
+    tags = {FINGERPRINT_TAG: state, TASK_TAG: daemon.task.name}
+    chain.execute_in_process(instance=daemon.instance, tags=tags, raise_on_error=False)
+    daemon.tick()
+    daemon.now += 10**9
+    assert daemon.tick() == []
+    drop(daemon, "a.jsonl", b"mended")
+    daemon.tick()
+    assert len(daemon.tick()) == 1

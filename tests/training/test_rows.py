@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from hypothesis import example as hypothesis_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ticket_rows import example
@@ -57,6 +58,7 @@ def test_supervised_tokens_are_the_weighted_answers_with_their_end_tokens(tokeni
 
 @settings(max_examples=60, deadline=None)
 @given(question=TEXT, answer=TEXT)
+@hypothesis_example(question="Hello", answer="\nHi")  # one token would take in the prompt's last line break
 def test_a_row_begins_with_the_tokens_that_are_served(tokenizer, question, answer):
     row = example(question, answer)
     [trained] = tokenise([row], tokenizer, SYSTEM, 10_000)

@@ -1,4 +1,4 @@
-"""Which artifacts were made, and which adapter holds which alias."""
+"""Which artifacts were made, with what, and which adapter holds which alias."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -39,8 +39,15 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_promotions_task_alias_id", "promotions", ["task", "alias", "id"])
+    op.create_table(
+        "makings",
+        sa.Column("task", sa.String(64), primary_key=True),
+        sa.Column("asset", sa.String(64), primary_key=True),
+        sa.Column("note", sa.JSON, nullable=False),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("makings")
     op.drop_table("promotions")
     op.drop_table("artifacts")
