@@ -1,6 +1,6 @@
 """Do the procedures of `evidence.md` keep their promises? Simulated with known truth.
 
-    python bench/evidence.py gates            # a few minutes; writes bench/results/evidence_gates.json
+    python bench/evidence.py gates            # about ten minutes; writes bench/results/evidence_gates.json
     python bench/evidence.py gates --quick    # under a minute, the same code
 
 `--json` prints one object on the last line: name, figures, targets, ok.
@@ -52,7 +52,7 @@ def main() -> None:
 def gates(quick: bool) -> dict[str, Any]:
     """Coverage of every interval, A/A gates that fail, power at the printed effect."""
     rows = (230,) if quick else ROWS
-    count = 200 if quick else 1000
+    count = 150 if quick else 1000
     figures: dict[str, float] = {}
     for n in rows:
         for name, share in simulated.coverage(BETTER, n, count).items():

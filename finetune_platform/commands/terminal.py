@@ -15,9 +15,12 @@ WIDEST = 10_000
 """Columns of a line that must not be cut."""
 
 
+LOG_COLUMNS = 120
+
+
 def console() -> Console:
-    """Stdout, for people."""
-    return Console(highlight=False)
+    """Stdout, for people; a log file is not folded to 80 columns."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else LOG_COLUMNS)
 
 
 def print_tree(tree: Tree) -> None:

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 MIN_SHARED_TOKENS = 16
 """A shorter common prefix is not worth a forward pass of its own."""
 
-PREFILL_TOKENS = 16_384
-"""Most prompt tokens (padding included) computed at once: bounds the memory of the scores."""
+BATCH_TOKENS = 65_536
+"""Most prompt tokens (padding included) of the rows in flight: bounds the memory of keys and values."""
+
+CHUNK_TOKENS = 2_048
+"""Prompt tokens (padding included) computed at once: enough to keep the cores busy, little enough to pad little."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +163,7 @@ class Engine:
     def _prefix(self, tokens: list[int]) -> Any:
         import torch
 
-        from finetune_platform.inference.prefix_attention import PrefixCache
-
-        cache = PrefixCache(self.base.config.num_hidden_layers, len(tokens))
+        cache = self._cache(None, len(tokens))
         ids = torch.tensor([tokens], device=self.device)
         self._forward(ids, torch.arange(len(tokens), device=self.device)[None], self._causal(ids.shape[1]), cache)
         return cache
@@ -173,26 +174,15 @@ class Engine:
         """Rows of one batch as they end: (index in the batch, answer)."""
         import torch
 
-        from finetune_platform.inference.prefix_attention import PrefixCache
-
         started = time.perf_counter()
         own = [p[shared:] for p in prompts]
-        width = max(len(o) for o in own)
+        width = len(own[0])  # the longest: `_batches` sorts
         pad = torch.tensor([width - len(o) for o in own], device=self.device)
-        ids = torch.tensor(
-            [[self.tokenizer.pad_token_id] * (width - len(o)) + o for o in own], device=self.device
-        )  # left padding: every row's next token lands in the same column
         columns = torch.arange(width + max_new_tokens, device=self.device)
         padding = torch.zeros(len(own), 1, 1, len(columns), device=self.device)
         padding.masked_fill_(columns < pad[:, None, None, None], float("-inf"))
-        layers = self.base.config.num_hidden_layers
-        capacity = width + max_new_tokens
-        cache = prefix.as_prefix_of(capacity) if prefix is not None else PrefixCache(layers, capacity)
-        positions = (columns[:width] - pad[:, None]).clamp(min=0) + shared
-        # A padded query sees itself, so that its softmax is finite; no other row sees its result.
-        bias = self._causal(width) + padding[..., :width]
-        bias.diagonal(dim1=-2, dim2=-1).zero_()
-        logits = self._forward(ids, positions, bias, cache)
+        cache = self._cache(prefix, width + max_new_tokens)
+        logits = torch.cat([self._prefill(own, chunk, shared, prefix, cache, width) for chunk in _chunks(own)])
         rows = torch.arange(len(own), device=self.device)
         produced: list[list[int]] = [[] for _ in own]
         for step in range(max_new_tokens):
@@ -214,6 +204,33 @@ class Engine:
             column = width + step
             positions = (column - pad[rows] + shared)[:, None]
             logits = self._forward(tokens[:, None], positions, padding[..., : column + 1], cache)
+
+    def _prefill(
+        self, own: list[list[int]], chunk: range, shared: int, prefix: Any, cache: Any, width: int
+    ) -> "torch.Tensor":
+        """Puts the prompts of some rows into `cache`, each ending at column `width`; logits of their last tokens."""
+        import torch
+
+        longest = len(own[chunk.start])
+        pad = torch.tensor([longest - len(own[i]) for i in chunk], device=self.device)
+        # Left padding: every row's next token lands in the same column.
+        ids = [[self.tokenizer.pad_token_id] * (longest - len(own[i])) + own[i] for i in chunk]
+        columns = torch.arange(longest, device=self.device)
+        bias = self._causal(longest).masked_fill(columns < pad[:, None, None, None], float("-inf"))
+        # A padded query sees itself, so that its softmax is finite; no other row sees its result.
+        bias.diagonal(dim1=-2, dim2=-1).zero_()
+        part = self._cache(prefix, longest)
+        positions = (columns - pad[:, None]).clamp(min=0) + shared
+        logits = self._forward(torch.tensor(ids, device=self.device), positions, bias, part)
+        cache.place(part, chunk.start, len(own), width - longest)
+        return logits
+
+    def _cache(self, prefix: Any, capacity: int) -> Any:
+        from finetune_platform.inference.prefix_attention import PrefixCache
+
+        if prefix is not None:
+            return prefix.as_prefix_of(capacity)
+        return PrefixCache(self.base.config.num_hidden_layers, capacity)
 
     def _forward(self, ids: "torch.Tensor", positions: "torch.Tensor", bias: "torch.Tensor", cache: Any) -> Any:
         """Logits of the last column, (rows, vocabulary); `cache` grows by `ids`."""
@@ -255,13 +272,24 @@ def _shared_length(prompts: Sequence[list[int]]) -> int:
 
 
 def _batches(prompts: Sequence[Sequence[int]], shared: int, batch_size: int) -> list[list[int]]:
-    """Row numbers by length, at most `batch_size` rows and `PREFILL_TOKENS` padded tokens a batch."""
+    """Row numbers by length, at most `batch_size` rows and `BATCH_TOKENS` padded tokens a batch."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     batches: list[list[int]] = []
     for row in order:
         fits = batches and len(batches[-1]) < batch_size
-        if fits and (len(batches[-1]) + 1) * (len(prompts[batches[-1][0]]) - shared) <= PREFILL_TOKENS:
+        if fits and (len(batches[-1]) + 1) * (len(prompts[batches[-1][0]]) - shared) <= BATCH_TOKENS:
             batches[-1].append(row)
         else:
             batches.append([row])
     return batches
+
+
+def _chunks(own: Sequence[Sequence[int]]) -> list[range]:
+    """Neighbours among rows sorted by length, longest first, at most `CHUNK_TOKENS` padded tokens (or one row) each."""
+    chunks: list[range] = []
+    start = 0
+    while start < len(own):
+        count = max(1, CHUNK_TOKENS // max(len(own[start]), 1))
+        chunks.append(range(start, min(start + count, len(own))))
+        start = chunks[-1].stop
+    return chunks

@@ -35,10 +35,9 @@ class PrefixCache(Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends (rows, heads, new, dim) in place; returns the filled part."""
-        rows, heads, new, dim = key_states.shape
+        rows, _, new, _ = key_states.shape
         if self.own[layer_idx] is None:
-            empty = key_states.new_empty(rows, heads, self.capacity, dim)
-            self.own[layer_idx] = (empty, torch.empty_like(empty))
+            self.own[layer_idx] = self._buffers(key_states, rows)
         keys, values = self.own[layer_idx] or (key_states, value_states)
         end = self.filled + new
         keys[:, :, self.filled : end] = key_states
@@ -49,6 +48,22 @@ class PrefixCache(Cache):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.filled
+
+    def place(self, part: "PrefixCache", first_row: int, rows: int, column: int) -> None:
+        """Copies what `part` holds to rows from `first_row` and columns from `column` of a cache of `rows` rows."""
+        for layer, kv in enumerate(part.own):
+            if kv is None:
+                continue
+            if self.own[layer] is None:
+                self.own[layer] = self._buffers(kv[0], rows)
+            for whole, piece in zip(self.own[layer] or (), kv, strict=True):
+                whole[first_row : first_row + len(piece), :, column : column + part.filled] = piece[:, :, : part.filled]
+        self.filled = column + part.filled
+
+    def _buffers(self, like: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        # Zeros: a masked column still enters the sums, times nothing, and nothing times NaN is NaN.
+        keys = like.new_zeros(rows, like.shape[1], self.capacity, like.shape[3])
+        return keys, torch.zeros_like(keys)
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Drops the rows that have finished."""

@@ -102,9 +102,8 @@ def run_training(
     own_work = work_dir / run_id
     shutil.rmtree(own_work, ignore_errors=True)  # What a killed process of this run left.
     with _tracked(tracking_uri, lake, _tracked_run(task, dataset, base, stage, run_id, tags or {}), report) as opening:
-        with _one_thread():
-            prepared = prepare(lake, dataset, base, stage, task.system_prompt, own_work, report)
-            tracking = opening.result()
+        prepared = prepare(lake, dataset, base, stage, task.system_prompt, own_work, report)
+        tracking = opening.result()
         restored = _train(prepared, stage, lake, path, own_work, tracking, report, on_metrics, stop, progress_every_s)
         manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id)
         _publish(lake, manifest, prepared, restored.log, own_work, tracking)
@@ -200,20 +199,6 @@ def _tracked(uri: str, lake: Lake, run: TrackedRun, report: Report) -> "Iterator
     finally:
         if opening.exception() is None:
             opening.result().close(status)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """While MLflow's thread is at work: on two cores, two threads of torch and that one wait for each other, at every
-    layer anew, and a preflight of a second took one of fifty."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _tracked_run(

@@ -134,4 +134,4 @@ def test_batches_hold_every_row_once_within_their_limits(lengths: list[int], siz
     assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) <= size
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 16_384
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 65_536
