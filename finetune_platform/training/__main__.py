@@ -6,7 +6,6 @@ or an error's own code. What it runs stands in `run.py`.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,9 +32,6 @@ Tell = Callable[[dict[str, Any]], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the command line, trains, and returns the exit code."""
     options = _options(arguments)
-    # Read when torch loads. Its threads otherwise spin while they wait for each other; wherever anything else wants a
-    # core (MLflow's thread is enough), two threads on two cores then train at a third of the rate.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stop = StopRequest().listen()
     if options.exit_with_parent:
         exit_with_parent()

@@ -1,6 +1,6 @@
 """Which conversations each arm sends, and which training rows a prompt shows."""
 
-from conftest import Chain, make_rows
+from recorded_chain import Chain, make_rows
 
 from finetune_platform.evaluation.arms import baseline_arms
 from finetune_platform.evaluation.benchmarks import benchmark_rows, few_shot_rows, seen_in_training

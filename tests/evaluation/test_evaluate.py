@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import Chain, RecordedEngine, gold_of, good_adapter, number_in
+from recorded_chain import Chain, RecordedEngine, gold_of, good_adapter, number_in
 
 from finetune_platform.errors import BadInput
 from finetune_platform.evaluation.evaluate import evaluate, published_evaluation

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import pytest
-from conftest import Chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded_chain import Chain
 
 from finetune_platform.evaluation.arms import candidate_arm, champion_arm
 from finetune_platform.evaluation.evidence import Segment

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import Chain, RecordedEngine, good_adapter
+from recorded_chain import Chain, RecordedEngine, good_adapter
 
 from finetune_platform.evaluation.evaluate import evaluate
 from finetune_platform.evaluation.evidence import Evidence

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from conftest import make_rows
+from recorded_chain import make_rows
 
 from finetune_platform.evaluation.predictions import ANSWER_SCHEMA, ArmAnswers, Measurement
 from finetune_platform.evaluation.usage import Usage, usage_of
