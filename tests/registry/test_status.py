@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from made_chains import SOURCE, Chain, ChainFactory, make_task
 
+from finetune_platform.database import Making
 from finetune_platform.registry.artifacts import CHAIN
 from finetune_platform.registry.making import note_making
 from finetune_platform.registry.status import TaskStatus, status
@@ -118,7 +119,8 @@ def test_the_same_dataset_from_a_newer_reading_is_in_place(local_chains: ChainFa
 
 def test_without_a_note_an_asset_is_made_again(local_chains: ChainFactory) -> None:
     chain = local_chains()
-    chain.lake.delete("cities/makings/curated_dataset.json")
+    with chain.database.session() as session:
+        session.delete(session.get(Making, ("cities", "curated_dataset")))
     found = look(chain)
     assert states(found)[:2] == ["in place", "stale"]
     assert found.assets[1].because == ["how it was made is not on record"]
