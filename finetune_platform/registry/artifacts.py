@@ -4,7 +4,6 @@ Reading one artifact and its neighbours belongs here; walking a whole lineage be
 """
 
 import difflib
-from typing import Any
 
 from sqlalchemy import select
 
@@ -32,8 +31,7 @@ CHAIN: dict[str, type[Manifest]] = {
 
 def artifact_path(asset: str, task: str, artifact_id: str) -> str:
     """Folder inside the lake of one artifact."""
-    named: dict[str, Any] = {"task": task, "artifact_id": artifact_id}
-    return CHAIN[asset].model_construct(**named).path
+    return CHAIN[asset].path_of(task, artifact_id)
 
 
 def read_manifest(lake: Lake, asset: str, task: str, artifact_id: str) -> Manifest:
