@@ -1,35 +1,25 @@
 """The task file: one strict pydantic model with everything a user decides about one task.
 
-Defaults stand here and nowhere else. Reading YAML and telling a user where it is wrong belongs here too;
-what a decision leads to belongs to the library package that acts on it. Training options carry PEFT's and
-TRL's names, chat fields OpenAI's.
+Defaults stand here (those of serving in `task_serving.py`) and nowhere else. Reading YAML and telling a user where it
+is wrong belongs in `task_file.py`; what a decision leads to belongs to the library package that acts on it. Training
+options carry PEFT's and TRL's names, chat fields OpenAI's.
 """
 
-import difflib
 import re
-import types
-import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from finetune_platform.errors import BadInput
+from finetune_platform.strict import Strict, checked_regex, nearest
+from finetune_platform.task_serving import Rollout, Serving
 
-TASK_FILE_SUFFIXES = (".yaml", ".yml")
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 
 SourceFormat = Literal["messages", "prompt_completion", "csv", "input_ideal"]
 Reference = Literal["champion", "prompted", "few_shot", "trivial"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Strict(BaseModel):
-    """A part of the task file: unknown keys are errors, values are not coerced across types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BaseModelRef(Strict):
@@ -98,7 +88,7 @@ class StratumRule(Strict):
     @field_validator("prompt_matches", "answer_matches")
     @classmethod
     def compiles(cls, pattern: str | None) -> str | None:
-        return _checked_regex(pattern)
+        return checked_regex(pattern)
 
 
 class Curation(Strict):
@@ -228,14 +218,14 @@ class Evaluation(Strict):
     @field_validator("output_pattern")
     @classmethod
     def compiles(cls, pattern: str | None) -> str | None:
-        return _checked_regex(pattern)
+        return checked_regex(pattern)
 
     @model_validator(mode="after")
     def names_fit(self) -> "Evaluation":
         builtin = ("exact_match", "token_f1", "entity_f1", "valid_format")
         for metric in self.metrics:
             if metric not in builtin and not re.match(r"^[\w.]+:\w+$", metric):
-                raise ValueError(f'metric "{metric}" is not known{_nearest(metric, builtin)}')
+                raise ValueError(f'metric "{metric}" is not known{nearest(metric, builtin)}')
         for needed, option in (("entity_f1", "entities"), ("valid_format", "output_pattern")):
             if needed in self.metrics and getattr(self, option) is None:
                 raise ValueError(f"metric {needed} needs {option}:")
@@ -244,7 +234,7 @@ class Evaluation(Strict):
             raise ValueError(f"two gates compare {twice[0]} on {twice[1]} with {twice[2] or 'a threshold'}; keep one")
         for metric in [self.primary_metric, *(g.metric for g in self.gates)]:
             if metric not in self.metrics:
-                raise ValueError(f'"{metric}" is not among metrics: {self.metrics}{_nearest(metric, self.metrics)}')
+                raise ValueError(f'"{metric}" is not among metrics: {self.metrics}{nearest(metric, self.metrics)}')
         return self
 
 
@@ -280,7 +270,7 @@ class Schedule(Strict):
         from zoneinfo import available_timezones
 
         if name not in available_timezones():
-            raise ValueError(f'timezone "{name}" is not known{_nearest(name, sorted(available_timezones()))}')
+            raise ValueError(f'timezone "{name}" is not known{nearest(name, sorted(available_timezones()))}')
         return name
 
 
@@ -297,6 +287,8 @@ class Task(Strict):
     curation: Curation = Curation()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    serving: Serving = Serving()
+    rollout: Rollout = Rollout()
     cost: Cost = Cost()
     schedule: Schedule | None = None
     path: Path | None = Field(default=None, exclude=True)
@@ -322,117 +314,3 @@ class Task(Strict):
     @property
     def adapter_prefix(self) -> str:
         return f"{self.name}/adapters"
-
-
-def load_task(path: Path) -> Task:
-    """Reads and checks one task file.
-
-    Raises:
-        BadInput: With one line `FILE:LINE: FIELD: what is wrong` a problem, all problems at once.
-    """
-    text = _read_text(path)
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise BadInput(f"{place}: not YAML: {getattr(error, 'problem', error)}", "fix the syntax there") from error
-    if not isinstance(values, dict):
-        raise BadInput(f"{path}:1: a task file is a mapping of keys", "start from `finetune init NAME`")
-    if "path" in values:
-        raise BadInput(f"{path}: path: unknown key", "remove it")
-    try:
-        return Task.model_validate({**values, "path": path.resolve()})
-    except ValidationError as error:
-        lines = [_explain(path, node, problem) for problem in error.errors()]
-        raise BadInput("\n".join(lines), "change these keys; `finetune init NAME` writes a commented file") from error
-
-
-def find_tasks(folder: Path) -> list[Task]:
-    """Every task file in `folder`, by name; no folder means no task.
-
-    Raises:
-        BadInput: A file is wrong, or two files name the same task.
-    """
-    files = sorted(p for p in folder.glob("*") if p.suffix in TASK_FILE_SUFFIXES) if folder.is_dir() else []
-    tasks: dict[str, Task] = {}
-    for path in files:
-        task = load_task(path)
-        if task.name in tasks:
-            raise BadInput(f"{path}: name: {task.name} is taken by {tasks[task.name].path}", "name one differently")
-        tasks[task.name] = task
-    return [tasks[name] for name in sorted(tasks)]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        near = _nearest(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
-        raise BadInput(f"{path}: no such file{near}", "`finetune init NAME` writes one") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: byte {error.start} is not UTF-8", "save the file as UTF-8") from error
-
-
-def _explain(path: Path, node: yaml.Node | None, problem: Any) -> str:
-    loc = problem["loc"]
-    line = _line_of(node, loc)
-    field = ".".join(str(part) for part in loc) or "task"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        message = f"unknown key{_nearest(str(loc[-1]), _keys_at(loc[:-1]))}"
-    elif problem["type"] == "missing":
-        message = "this key is missing"
-    elif problem["type"] not in ("value_error", "literal_error"):
-        message = f"{message} (it is {problem['input']!r})"
-    elif problem["type"] == "literal_error":
-        expected = re.findall(r"'([^']*)'", message)
-        message = f"{problem['input']!r} is not one of {', '.join(expected)}{_nearest(str(problem['input']), expected)}"
-    return f"{path}:{line}: {field}: {message}"
-
-
-def _line_of(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
-    """Line of the deepest part of `loc` that the file has, counted from 1."""
-    line = 1
-    for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == str(part)]
-            if not found:
-                break
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return line
-
-
-def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
-    model: Any = Task
-    for part in loc:
-        if isinstance(part, str) and part in getattr(model, "model_fields", {}):
-            model = _model_in(model.model_fields[part].annotation)
-    return [k for k in getattr(model, "model_fields", {}) if k != "path"]
-
-
-def _model_in(annotation: Any) -> Any:
-    """The model class inside `list[X]`, `X | None` and the like."""
-    if typing.get_origin(annotation) in (list, typing.Union, types.UnionType):
-        for inner in typing.get_args(annotation):
-            if hasattr(_model_in(inner), "model_fields"):
-                return _model_in(inner)
-    return annotation
-
-
-def _nearest(word: str, known: typing.Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f'; did you mean "{close[0]}"?' if close else ""
-
-
-def _checked_regex(pattern: str | None) -> str | None:
-    if pattern is not None:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from error
-    return pattern

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from finetune_platform.commands.init import PLACEHOLDER, template
 from finetune_platform.errors import BadInput
-from finetune_platform.task import Task, find_tasks, load_task
+from finetune_platform.task import Task
+from finetune_platform.task_file import find_tasks, load_task
 
 DEMO = Path(__file__).parent.parent / "tasks" / "contract_entities.yaml"
 

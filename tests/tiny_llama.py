@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from finetune_platform.packages import package_file
-from finetune_platform.task import load_task
+from finetune_platform.task_file import load_task
 
 REPOSITORY = Path(__file__).parent.parent
 CACHE = REPOSITORY / ".finetune" / "cache"

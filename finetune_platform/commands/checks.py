@@ -15,7 +15,8 @@ from finetune_platform.commands.cron import cron_problem
 from finetune_platform.errors import BadInput, FinetuneError, Unreachable
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import Record
-from finetune_platform.task import Source, Task, load_task
+from finetune_platform.task import Source, Task
+from finetune_platform.task_file import load_task
 
 FIRST_ROWS = 20
 """Rows read of each source file; the chain reads them all."""

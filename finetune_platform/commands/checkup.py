@@ -170,7 +170,7 @@ def check_mlflow(uri: str) -> Check:
 
 def check_tasks(folder: Path) -> Check:
     """Whether the task files are right in themselves; what they point to is `finetune validate`'s to check."""
-    from finetune_platform.task import find_tasks
+    from finetune_platform.task_file import find_tasks
 
     try:
         tasks = find_tasks(folder)

@@ -10,7 +10,8 @@ from finetune_platform.database import Database
 from finetune_platform.errors import BadInput
 from finetune_platform.lake import Lake
 from finetune_platform.settings import Settings, settings
-from finetune_platform.task import TASK_FILE_SUFFIXES, Task, find_tasks, load_task
+from finetune_platform.task import Task
+from finetune_platform.task_file import TASK_FILE_SUFFIXES, find_tasks, load_task
 
 
 def read_settings() -> Settings:

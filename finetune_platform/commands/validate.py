@@ -9,7 +9,7 @@ from finetune_platform.commands.checks import Checked, Problem, check_task_file
 from finetune_platform.commands.installation import find_task, read_settings, task_path
 from finetune_platform.commands.terminal import console, plain, print_json
 from finetune_platform.errors import BadInput
-from finetune_platform.task import TASK_FILE_SUFFIXES
+from finetune_platform.task_file import TASK_FILE_SUFFIXES
 
 EXIT_BAD_INPUT = BadInput.exit_code
 

@@ -18,7 +18,7 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import DatasetManifest
 from finetune_platform.progress import Report
 from finetune_platform.settings import settings
-from finetune_platform.task import load_task
+from finetune_platform.task_file import load_task
 from finetune_platform.training.lifeline import StopRequest, exit_with_parent
 from finetune_platform.training.loop import Stopped
 from finetune_platform.training.run import run_training

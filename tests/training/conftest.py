@@ -12,7 +12,8 @@ from ticket_rows import TASK, examples
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, SplitRecord
 from finetune_platform.rows import EXAMPLE_SCHEMA, SPLITS, Example, Split
-from finetune_platform.task import Task, load_task
+from finetune_platform.task import Task
+from finetune_platform.task_file import load_task
 
 
 class Publish(Protocol):

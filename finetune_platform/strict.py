@@ -1,0 +1,33 @@
+"""What every part of a task file is: a strict model, and words for a user who wrote another key than it has."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """A part of the task file: unknown keys are errors, values are not coerced across types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`; did you mean "…"?` for a word that nearly is one of `known`, else nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def checked_regex(pattern: str | None) -> str | None:
+    """The pattern itself, if it compiles.
+
+    Raises:
+        ValueError: It does not; with the reason.
+    """
+    if pattern is not None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+    return pattern
