@@ -17,6 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from finetune_platform.database_engine import (
+    READ_ONLY,
     VERSION_TABLE,
     address,
     database_failures,
@@ -27,7 +28,7 @@ from finetune_platform.database_engine import (
 )
 from finetune_platform.manifests import Manifest
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision; a database that has it is used without loading Alembic."""
 
 ALIASES = ("candidate", "champion")
@@ -127,6 +128,14 @@ class Database:
         """One transaction: commits at the end, rolls back on an error; rows stay readable afterwards."""
         self.upgrade()
         with database_failures(self._url), Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that only reads: it waits for no writer and makes none wait."""
+        self.upgrade()
+        bind = self._engine.execution_options(**{READ_ONLY: True})
+        with database_failures(self._url), Session(bind, expire_on_commit=False) as session:
             yield session
 
     def upgrade(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from finetune_platform.errors import BadInput, FinetuneError, StorageFailed, Unreachable
 from finetune_platform.storage_errors import disk_failures
@@ -21,6 +22,13 @@ VERSION_TABLE = "finetune_alembic_version"
 MIGRATIONS = Path(__file__).parent / "migrations"
 CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_S = 30
+NETWORK = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+"""libpq's options: a server that vanished without a word is noticed within ten seconds or so, not after a quarter of an
+hour."""
+
+READ_ONLY = "finetune_read_only"
+"""Execution option of a connection that only reads: on SQLite it waits for no writer."""
+
 ADVISORY_LOCK = 0x66696E6574756E65
 """Held on PostgreSQL by whoever changes the schema, or decides by what it reads whether to write."""
 
@@ -53,7 +61,7 @@ def make_engine(url: URL) -> Engine:
         StorageFailed: The folder cannot be made.
     """
     if url.get_backend_name() == "postgresql":
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_TIMEOUT_S} | NETWORK)
     folder = Path(url.database or "").absolute().parent
     with disk_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +113,11 @@ def database_failures(url: URL) -> Iterator[None]:
         raise
     except InterfaceError as error:
         raise _failure(url, error) from error
+    except NoConnectionFree as error:
+        raise Unreachable(
+            f"{address(url)}: all connections are in use and none came free",
+            "see what keeps them: a slow query, a lock",
+        ) from error
 
 
 def _failure(url: URL, error: DBAPIError) -> FinetuneError:
@@ -134,4 +147,5 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     # A transaction that first reads and then writes fails at once where another wrote in between, whatever the
     # timeout; one that takes the write lock from the start waits its turn.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reads = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

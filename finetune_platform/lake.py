@@ -43,6 +43,13 @@ class ObjectInfo(NamedTuple):
     etag: str
 
 
+class Once(NamedTuple):
+    """Marks an append so that it happens once: who appends, and a number that only rises for them in that table."""
+
+    writer: str
+    number: int
+
+
 class Lake:
     """Files and tables below one address.
 
@@ -211,25 +218,33 @@ class Lake:
         with self._failures(path):
             return daft.read_parquet(self.url_of(path))
 
-    def append(self, path: str, table: "pa.Table") -> None:
+    def append(self, path: str, table: "pa.Table", once: Once | None = None, partition_by: str | None = None) -> bool:
         """Appends rows to the Delta table at `path`, in one commit; the first rows' schema makes the table.
+
+        Args:
+            partition_by: A column whose values the table keeps apart; matters when it is made.
+            once: Where the table has an append of this writer with this number or a higher one, nothing is written:
+                the same call may be repeated after any failure, also by several processes at the same time.
+
+        Returns:
+            False where nothing was written.
 
         Raises:
             BadInput: The rows have other columns than the table.
         """
-        from deltalake import write_deltalake
         from deltalake.exceptions import CommitFailedError
 
-        with self._table_failures(path):
+        with self.table_failures(path):
             address, options = self._table_url(path), table_options(self.url, self._folder)
             for attempts_left in range(APPEND_ATTEMPTS - 1, -1, -1):
                 try:
-                    write_deltalake(address, table, mode="append", storage_options=options)
-                    return
+                    return _append(address, options, table, once, partition_by)
                 except CommitFailedError:
-                    # Appends never conflict, but two writers that both make the table do: the second finds it then.
+                    # Appends never conflict, but two writers that both make the table do, and two of the same `once`:
+                    # the second finds it then.
                     if not attempts_left:
                         raise
+        raise AssertionError("the last attempt returns or raises")
 
     def table(self, path: str) -> "DeltaTable":
         """The Delta table at `path`, as of now.
@@ -239,7 +254,7 @@ class Lake:
         """
         from deltalake import DeltaTable
 
-        with self._table_failures(path):
+        with self.table_failures(path):
             return DeltaTable(self._table_url(path), storage_options=table_options(self.url, self._folder))
 
     @cached_property
@@ -291,7 +306,8 @@ class Lake:
             raise BadInput(f"{self.url}: {path!r} is not a path of an object", "use plain names between /") from error
 
     @contextmanager
-    def _table_failures(self, path: str) -> Iterator[None]:
+    def table_failures(self, path: str) -> Iterator[None]:
+        """Work on the table that `table` gave stands inside: what the library raises becomes this lake's errors."""
         from deltalake import exceptions as delta_errors
 
         with self._failures(path):
@@ -306,6 +322,30 @@ class Lake:
 
     def _failure(self, path: str, error: Exception) -> FinetuneError:
         return storage_failure(self._folder / path if self._folder else self.url_of(path), error)
+
+
+def _append(
+    address: str, options: dict[str, str], table: "pa.Table", once: Once | None, partition_by: str | None
+) -> bool:
+    """One attempt; with `once` it looks and commits on the same version, so that a commit in between conflicts."""
+    from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+    from deltalake.exceptions import TableNotFoundError
+
+    if once is None:
+        write_deltalake(address, table, mode="append", storage_options=options, partition_by=partition_by)
+        return True
+    try:
+        found = DeltaTable(address, storage_options=options)
+    except TableNotFoundError:
+        # A commit that makes the table and brings rows would be merged with another such commit: both rows stay.
+        DeltaTable.create(address, table.schema, mode="ignore", storage_options=options, partition_by=partition_by)
+        found = DeltaTable(address, storage_options=options)
+    there = found.transaction_version(once.writer)
+    if there is not None and there >= once.number:
+        return False
+    properties = CommitProperties(app_transactions=[Transaction(once.writer, once.number)])
+    write_deltalake(found, table, mode="append", storage_options=options, commit_properties=properties)
+    return True
 
 
 def _checked(path: str) -> str:

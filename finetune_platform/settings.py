@@ -6,11 +6,14 @@ Nothing else reads `os.environ`. What a user decides about one task stands in it
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from finetune_platform.errors import BadInput
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Settings(BaseSettings):
@@ -25,6 +28,10 @@ class Settings(BaseSettings):
         mlflow_tracking_uri: MLflow's store; default: beside `database_url`.
         dagster_home: Dagster's own state.
         cache_dir: Downloads and local copies of models; safe to delete.
+        upstream_api_keys: Keys of OpenAI-compatible servers by the names that task files use, as a JSON object.
+        oidc_issuer: Identity provider whose tokens people may show the gateway; "" for none.
+        oidc_audience: What that provider calls the gateway.
+        oidc_roles_claim: Claim with a person's roles, or the path to it: `realm_access.roles`.
     """
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
@@ -37,6 +44,29 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = ""
     dagster_home: Path = Field(default=Path())
     cache_dir: Path = Field(default=Path(), validation_alias="FINETUNE_CACHE_DIR")
+    upstream_api_keys: dict[str, str] = Field(default={}, repr=False)
+    oidc_issuer: str = ""
+    oidc_audience: str = Field(default="", validate_default=True)
+    oidc_roles_claim: str = "roles"
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def fetch_keys_safely(cls, issuer: str) -> str:
+        """Over plain http anybody on the way could put in a signing key of their own."""
+        url = urlsplit(issuer)
+        if issuer and not url.hostname:
+            raise ValueError("is not an address")
+        if issuer and url.scheme != "https" and (url.scheme != "http" or url.hostname not in LOOPBACK):
+            raise ValueError("must start with https://")
+        return issuer
+
+    @field_validator("oidc_audience")
+    @classmethod
+    def know_for_whom(cls, audience: str, others: ValidationInfo) -> str:
+        """Without an audience, a token for any other application of the same provider would do."""
+        if others.data.get("oidc_issuer") and not audience:
+            raise ValueError("is needed with OIDC_ISSUER")
+        return audience
 
     @field_validator("database_url")
     @classmethod

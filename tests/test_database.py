@@ -12,10 +12,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
+from finetune_platform.audit import AuditEntry
 from finetune_platform.database import HEAD, Artifact, Base, Database
 from finetune_platform.database_engine import MIGRATIONS, VERSION_TABLE
 from finetune_platform.errors import BadInput, StorageFailed, Unreachable
 from finetune_platform.manifests import Manifest
+from finetune_platform.serving.tables import RouteChange
 
 
 def record(database: Database, artifact_id: str, task: str = "t", asset: str = "curated_dataset") -> bool:
@@ -142,6 +144,8 @@ def test_processes_that_use_a_new_database_first_at_the_same_time_all_succeed(da
 
 def test_the_revisions_make_the_tables_that_the_models_describe(database: Database, database_url: str) -> None:
     database.upgrade()
+    # Importing a module of tables adds them to the metadata.
+    assert {AuditEntry.__tablename__, RouteChange.__tablename__} <= set(Base.metadata.tables)
     with create_engine(database_url).connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         assert compare_metadata(context, Base.metadata) == []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from finetune_platform.errors import BadInput, StorageFailed, Unreachable
-from finetune_platform.lake import Lake
+from finetune_platform.lake import Lake, Once
 from finetune_platform.manifests import DatasetManifest, RawManifest
 
 SEGMENTS = st.text(st.sampled_from("abcXYZ019 ._-=%+&@,()äß漢🎉"), min_size=1, max_size=12).filter(
@@ -154,7 +155,7 @@ def test_fetches_at_the_same_time_all_find_the_whole_folder(lake: Lake, folder: 
 KILLED_PUBLISH = """
 import itertools, os, pathlib, signal, sys
 import obstore
-from finetune_platform.lake import Lake
+from finetune_platform.lake import Lake, Once
 
 url, folder, path, fatal = sys.argv[1:]
 put, calls = obstore.put, itertools.count(1)
@@ -214,6 +215,45 @@ def test_a_table_grows_by_appends_of_many_writers_from_its_first_row_on(lake: La
     assert rows == [{"n": n, "text": f"row {n}"} for n in range(8)]
     with pytest.raises(BadInput, match="t/interactions"):
         lake.append("t/interactions", pa.table({"m": [1]}))
+
+
+def test_an_append_that_is_repeated_by_anybody_at_any_time_happens_once(lake: Lake) -> None:
+    def append(n: int) -> bool:
+        rows = pa.table({"n": [n], "day": [n % 2]})
+        return lake.append("t/interactions", rows, Once("gateway-1", n), partition_by="day")
+
+    with ThreadPoolExecutor(4) as pool:  # The first of them makes the table.
+        assert list(pool.map(append, [1] * 4)).count(True) == 1
+        assert list(pool.map(append, [2] * 4)).count(True) == 1
+    assert not append(1)
+    # Other writers, and writers that name no number, are not meant.
+    assert lake.append("t/interactions", pa.table({"n": [1], "day": [1]}), Once("gateway-2", 1))
+    assert lake.append("t/interactions", pa.table({"n": [1], "day": [1]}))
+    table = lake.table("t/interactions")
+    assert sorted(table.to_pyarrow_table()["n"].to_pylist()) == [1, 1, 1, 2]
+    assert table.metadata().partition_columns == ["day"]
+    with pytest.raises(BadInput, match="t/interactions"):
+        lake.append("t/interactions", pa.table({"m": [1]}), Once("gateway-1", 3))
+    assert append(3)
+
+
+def test_an_append_that_a_stale_writer_repeats_conflicts_and_is_found(
+    local_lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process commits the same between the look and the commit."""
+    import deltalake
+
+    once, rows, write = Once("gateway-1", 7), pa.table({"n": [7]}), deltalake.write_deltalake
+    local_lake.append("t", pa.table({"n": [0]}))
+
+    def write_late(*args: Any, **options: Any) -> None:
+        monkeypatch.setattr(deltalake, "write_deltalake", write)
+        assert local_lake.append("t", rows, once)
+        write(*args, **options)
+
+    monkeypatch.setattr(deltalake, "write_deltalake", write_late)
+    assert not local_lake.append("t", rows, once)
+    assert sorted(local_lake.table("t").to_pyarrow_table()["n"].to_pylist()) == [0, 7]
 
 
 def test_a_lake_in_a_folder_with_a_space_holds_tables_and_dataframes(tmp_path: Path) -> None:
@@ -343,7 +383,7 @@ def test_a_fetch_to_a_full_disk_leaves_nothing(lake: Lake, folder: Path, small_d
 
 LIMITED_PUT = """
 import resource, sys
-from finetune_platform.lake import Lake
+from finetune_platform.lake import Lake, Once
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 Lake(sys.argv[1]).put("t/a", b"x" * 2_000_000)

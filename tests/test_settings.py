@@ -79,3 +79,38 @@ def test_a_value_that_cannot_be_is_told_by_its_variable(monkeypatch: pytest.Monk
     monkeypatch.setenv("LAUNCHER", "moon")
     with pytest.raises(BadInput, match=r"LAUNCHER: .*'moon'(?s:.*)mend: correct or unset LAUNCHER"):
         settings()
+
+
+def test_people_sign_in_by_a_provider_only_where_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings()
+    assert (found.oidc_issuer, found.oidc_audience, found.oidc_roles_claim) == ("", "", "roles")
+    monkeypatch.setenv("OIDC_ISSUER", "https://id.example/realms/a")
+    monkeypatch.setenv("OIDC_AUDIENCE", "finetune")
+    monkeypatch.setenv("OIDC_ROLES_CLAIM", "realm_access.roles")
+    settings.cache_clear()
+    found = settings()
+    assert found.oidc_issuer == "https://id.example/realms/a"
+    assert (found.oidc_audience, found.oidc_roles_claim) == ("finetune", "realm_access.roles")
+
+
+@pytest.mark.parametrize(
+    "issuer", ["http://id.example", "id.example", "https://", "ftp://127.0.0.1", "http://127.0.0.1.example"]
+)
+def test_a_provider_whose_keys_anybody_could_replace_is_refused(issuer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OIDC_ISSUER", issuer)
+    monkeypatch.setenv("OIDC_AUDIENCE", "finetune")
+    with pytest.raises(BadInput, match="OIDC_ISSUER"):
+        settings()
+
+
+@pytest.mark.parametrize("issuer", ["http://127.0.0.1:8080/a", "http://localhost", "http://[::1]:80/a"])
+def test_a_provider_on_this_machine_needs_no_tls(issuer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OIDC_ISSUER", issuer)
+    monkeypatch.setenv("OIDC_AUDIENCE", "finetune")
+    assert settings().oidc_issuer == issuer
+
+
+def test_a_provider_needs_an_audience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OIDC_ISSUER", "https://id.example")
+    with pytest.raises(BadInput, match=r"OIDC_AUDIENCE: .*needed with OIDC_ISSUER"):
+        settings()
