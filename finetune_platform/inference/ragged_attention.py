@@ -1,0 +1,109 @@
+"""Attention of a batch without padding: all tokens of all rows in one line, each row with its own keys and values.
+
+A step mixes rows that read their prompt (many tokens) with rows that write their answer (one token). Which rows
+these are is the scheduler's; the keys and values stand in `row_cache.py`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+IMPLEMENTATION = "finetune_ragged"
+"""Name under which the attention is registered with transformers."""
+
+
+class Reading(NamedTuple):
+    """Tokens `start` to `stop` of the line: the next ones of a row's prompt, after `past` in its slot.
+
+    `mask` is the additive bias (tokens, past + tokens) of tokens that follow others.
+    """
+
+    slot: int
+    start: int
+    stop: int
+    past: int
+    mask: torch.Tensor | None
+
+
+class Step(NamedTuple):
+    """One forward pass over a line of tokens.
+
+    Attributes:
+        kv: Keys and values, (layers, 2, slots, heads, columns, dim).
+        slots: Slot of each token, (tokens,).
+        positions: Column of each token in its slot, (tokens,).
+        readings: Rows that read several tokens.
+        writers: Where in the line the rows with one token stand, (rows,); None: there are none.
+        token_of_slot: For each slot in use, where its row's single token stands (any, for other slots), (slots,).
+        mask: Additive, (slots, 1, 1, columns): what a row with one token sees.
+    """
+
+    kv: torch.Tensor
+    slots: torch.Tensor
+    positions: torch.Tensor
+    readings: Sequence[Reading]
+    writers: torch.Tensor | None
+    token_of_slot: torch.Tensor | None
+    mask: torch.Tensor | None
+
+
+def ragged_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    *,
+    step: Step,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each row; the line's keys and values are stored in their slots first.
+
+    Args:
+        module: The attention layer; its `layer_idx` selects the keys and values.
+        query: (1, query heads, tokens, dim).
+        key: (1, key-value heads, tokens, dim); `value` likewise.
+        attention_mask: None; `step` says who sees what.
+        scaling: Factor on the scores.
+        dropout: Ignored: this path only generates.
+        step: The line's rows.
+
+    Returns:
+        (1, tokens, query heads, dim), and no weights.
+    """
+    keys, values = step.kv[int(module.layer_idx)]
+    keys[step.slots, :, step.positions] = key[0].transpose(0, 1)
+    values[step.slots, :, step.positions] = value[0].transpose(0, 1)
+    out = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
+    for slot, start, stop, past, mask in step.readings:
+        end = past + stop - start
+        attended = scaled_dot_product_attention(
+            query[:, :, start:stop],
+            keys[slot : slot + 1, :, :end],
+            values[slot : slot + 1, :, :end],
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        out[start:stop] = attended[0].transpose(0, 1)
+    if step.writers is not None and step.token_of_slot is not None and step.mask is not None:
+        rows, columns = step.mask.shape[0], step.mask.shape[3]
+        attended = scaled_dot_product_attention(
+            query[0].transpose(0, 1).index_select(0, step.token_of_slot)[:, :, None],
+            keys[:rows, :, :columns],
+            values[:rows, :, :columns],
+            attn_mask=step.mask,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        out[step.writers] = attended[:, :, 0].index_select(0, step.slots[step.writers])
+    return out[None], None
+
+
+AttentionInterface.register(IMPLEMENTATION, ragged_attention)
