@@ -1,7 +1,8 @@
 """Do the procedures of `evidence.md` keep their promises? Simulated with known truth.
 
     python bench/evidence.py gates            # about ten minutes; writes bench/results/evidence_gates.json
-    python bench/evidence.py gates --quick    # under a minute, the same code
+    python bench/evidence.py canary           # about ten minutes; writes bench/results/evidence_canary.json
+    python bench/evidence.py canary --quick   # under a minute, the same code
 
 `--json` prints one object on the last line: name, figures, targets, ok.
 """
@@ -17,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import canary_simulations as rollouts
 import gate_simulations as simulated
 
 RESULTS = Path(__file__).parent / "results"
@@ -68,10 +70,20 @@ def gates(quick: bool) -> dict[str, Any]:
             level = simulated.power_of_threshold(EQUAL, metric, n, count)
             figures[f"power, {n} rows, {metric} difference of {compared.effect:.3f}"] = compared.passed
             figures[f"power, {n} rows, {metric} {level.effect:.3f} over a threshold"] = level.passed
-    return {"name": "evidence_gates", "figures": figures, "targets": TARGETS, "ok": _met(figures, count)}
+    noise = 2 * (POWER * (1 - POWER) / count) ** 0.5
+    ok = _met(
+        figures,
+        {
+            "coverage": lambda share: share >= COVERAGE,
+            "A/A failures": lambda share: share <= FALSE_FAILURES,
+            "A/A passed as better": lambda share: share <= FALSE_FAILURES,
+            "power": lambda share: share >= POWER - noise,
+        },
+    )
+    return {"name": "evidence_gates", "figures": figures, "targets": GATE_TARGETS, "ok": ok}
 
 
-TARGETS = {
+GATE_TARGETS = {
     "coverage": f">= {COVERAGE}",
     "A/A failures": f"<= {FALSE_FAILURES}",
     "A/A passed as better": f"<= {FALSE_FAILURES}",
@@ -79,15 +91,62 @@ TARGETS = {
 }
 
 
-def _met(figures: dict[str, float], count: int) -> bool:
-    noise = 2 * (POWER * (1 - POWER) / count) ** 0.5
-    bounds: dict[str, Callable[[float], bool]] = {
-        "coverage": lambda share: share >= COVERAGE,
-        "A/A failures": lambda share: share <= FALSE_FAILURES,
-        "A/A passed as better": lambda share: share <= FALSE_FAILURES,
-        "power": lambda share: share >= POWER - noise,
+def canary(quick: bool) -> dict[str, Any]:
+    """Rollouts of equal canaries that are taken back, and of worse ones that are not, or not in time.
+
+    The four worlds that come first have a thousand equal canaries each, others fewer.
+    """
+    count = 20 if quick else 1000
+    workers = os.cpu_count() or 1
+    figures: dict[str, float] = {}
+    for place, (name, world) in enumerate(rollouts.equal_worlds(quick).items()):
+        found = rollouts.rates(world, count if place < 4 else max(20, count // 4), workers=workers)
+        figures[f"A/A rolled back, {name}"] = found.rolled_back
+        figures[f"equal canary promoted, {name}"] = found.promoted
+        figures[f"equal canary held, {name}"] = found.held
+        if found.promoted:
+            figures[f"median hours to promote, {name}"] = round(found.hours_to_promote, 1)
+    for name, world in rollouts.worse_worlds(quick).items():
+        found = rollouts.rates(world, max(20, count // 2), seed=1, workers=workers)
+        figures[f"rolled back before the second step, {name}"] = found.rolled_back_in_first_step
+        figures.update(_detection(name, found))
+    for name, world in rollouts.hard_worlds(quick).items():
+        found = rollouts.rates(world, max(20, count // 10), seed=2, workers=workers)
+        figures[f"worse canary rolled back, {name}"] = found.rolled_back
+        figures[f"worse canary held, {name}"] = found.held
+        figures[f"worse canary promoted, {name}"] = found.promoted
+        figures.update(_detection(name, found))
+    ok = _met(
+        figures,
+        {
+            "A/A rolled back": lambda share: share <= FALSE_ROLLBACKS,
+            "rolled back before the second step": lambda share: share >= CAUGHT,
+        },
+    )
+    return {"name": "evidence_canary", "figures": figures, "targets": CANARY_TARGETS, "ok": ok}
+
+
+FALSE_ROLLBACKS, CAUGHT = 0.05, 0.95
+"""The targets: most equal canaries rolled back, least worse ones rolled back at the first step."""
+
+CANARY_TARGETS = {
+    "A/A rolled back": f"<= {FALSE_ROLLBACKS}",
+    "rolled back before the second step": f">= {CAUGHT}",
+}
+
+
+def _detection(name: str, found: rollouts.Rates) -> dict[str, float]:
+    if not found.rolled_back:
+        return {}
+    return {
+        f"median hours to roll back, {name}": round(found.hours_to_roll_back, 1),
+        f"median canary requests to roll back, {name}": round(found.canary_n_to_roll_back),
     }
-    return all(bounds[name.partition(",")[0]](share) for name, share in figures.items())
+
+
+def _met(figures: dict[str, float], bounds: dict[str, Callable[[float], bool]]) -> bool:
+    """Whether every figure keeps the bound of its kind; kinds without one are only reported."""
+    return all(bounds[kind](share) for name, share in figures.items() if (kind := name.partition(",")[0]) in bounds)
 
 
 def machine() -> dict[str, Any]:
@@ -100,7 +159,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-PROCEDURES: dict[str, Callable[[bool], dict[str, Any]]] = {"gates": gates}
+PROCEDURES: dict[str, Callable[[bool], dict[str, Any]]] = {"gates": gates, "canary": canary}
 
 if __name__ == "__main__":
     main()

@@ -31,6 +31,15 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from interrupt
 
 
+class AuditCommands(TyperGroup):
+    """`finetune audit [SUBJECT]` is short for `finetune audit show [SUBJECT]`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     cls=Commands,
     name="finetune",
@@ -40,8 +49,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+key_app = typer.Typer(help="API keys of the gateway: make, list, rotate, revoke.", no_args_is_help=True)
+audit_app = typer.Typer(cls=AuditCommands, help="The audit log: who did what to whom and why.")
+app.add_typer(key_app, name="key")
+app.add_typer(audit_app, name="audit")
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="Name of a task, or the path of its file.")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it goes into the audit log.")]
 AnyTask = Annotated[str | None, typer.Argument(metavar="[TASK]", help="Name or path; every task without it.")]
 
 
@@ -135,12 +150,203 @@ def trace(
     show_trace(row, json)
 
 
+@key_app.command("create")
+def key_create(
+    name: Annotated[str, typer.Argument(help="What people call it: the application that holds it.")],
+    task: Annotated[list[str], typer.Option("--task", help="A task that it may use, or * for all; again for more.")],
+    role: Annotated[
+        list[str] | None,
+        typer.Option("--role", help="caller (default), operator, reviewer or auditor; again for more."),
+    ] = None,
+    tenant: Annotated[str, typer.Option("--tenant", help="The tenant that it speaks for.")] = "",
+    expires_days: Annotated[float | None, typer.Option("--expires-days", help="Default: it does not expire.")] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option("--requests-per-minute", help="At each gateway; default: no limit.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option("--tokens-per-minute", help="At each gateway; default: no limit.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a key; it is shown this once."""
+    from finetune_platform.commands.keys import create
+
+    create(name, role or ["caller"], task, tenant, expires_days, requests_per_minute, tokens_per_minute, json)
+
+
+@key_app.command("list")
+def key_list(json: Json = False) -> None:
+    """List every key, without the keys themselves."""
+    from finetune_platform.commands.keys import show
+
+    show(json)
+
+
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="As `finetune key list` shows it.")]
+
+
+@key_app.command("rotate")
+def key_rotate(
+    key_id: KeyId,
+    overlap_hours: Annotated[float, typer.Option("--overlap-hours", help="How long the old key is still good.")] = 0.0,
+    json: Json = False,
+) -> None:
+    """Make a key of the same scope in place of an old one; it is shown this once."""
+    from finetune_platform.commands.keys import rotate
+
+    rotate(key_id, overlap_hours, json)
+
+
+@key_app.command("revoke")
+def key_revoke(
+    key_id: KeyId,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the audit log.")],
+    json: Json = False,
+) -> None:
+    """Take a key back for good, within a second on every gateway."""
+    from finetune_platform.commands.keys import revoke
+
+    revoke(key_id, reason, json)
+
+
+@audit_app.command("show")
+def audit_show(
+    subject: Annotated[str | None, typer.Argument(help="A task's name or a key's id; everything without it.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List what was done, oldest first."""
+    from finetune_platform.commands.audit import show
+
+    show(subject, json)
+
+
+@audit_app.command("verify")
+def audit_verify(
+    head: Annotated[
+        str | None, typer.Option("--head", metavar="DIGEST", help="As an earlier verify printed it: must be there.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check that the log is what was written; exit code 1 where it is not."""
+    from finetune_platform.commands.audit import verify
+
+    raise typer.Exit(verify(head, json))
+
+
 @app.command()
 def doctor(json: Json = False) -> None:
     """Check this installation: versions, disk, GPU, addresses, write access; each with its mend."""
     from finetune_platform.commands.doctor import show_doctor
 
     raise typer.Exit(show_doctor(json))
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option("--port", help="Default: free, from 8000.")] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the gateway that the demo started.")] = False,
+) -> None:
+    """Serve every task at an OpenAI-compatible address; Ctrl-C stops it."""
+    from finetune_platform.commands.serve import serve as run_gateway
+    from finetune_platform.commands.serve import stop_background
+
+    if stop:
+        stop_background()
+    else:
+        run_gateway(host, port)
+
+
+@app.command()
+def kill(
+    task: AnyTask = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every task.")] = False,
+    reason: Reason = "",
+) -> None:
+    """Send all traffic of a task to the base model, at once: the switch for emergencies."""
+    from finetune_platform.commands.operate import kill as send_to_base
+
+    send_to_base(task, everything, reason)
+
+
+@app.command()
+def revive(task: TaskName, reason: Reason) -> None:
+    """End a kill: the route that stands is in force again."""
+    from finetune_platform.commands.operate import revive as end_kill
+
+    end_kill(task, reason)
+
+
+@app.command()
+def history(task: TaskName, json: Json = False) -> None:
+    """Show which adapter served what share of a task's traffic when, since the first day."""
+    from finetune_platform.commands.operate import show_history
+
+    show_history(task, json)
+
+
+rollout_app = typer.Typer(help="Rollouts: how a new adapter earns traffic, and is taken back.", no_args_is_help=True)
+app.add_typer(rollout_app, name="rollout")
+
+
+@rollout_app.command("start")
+def rollout_start(
+    task: TaskName,
+    adapter: Annotated[str | None, typer.Argument(metavar="[ADAPTER]", help="Default: the task's candidate.")] = None,
+    reason: Reason = "",
+) -> None:
+    """Start a rollout."""
+    from finetune_platform.commands.operate import start_rollout
+
+    start_rollout(task, adapter, reason)
+
+
+@rollout_app.command("status")
+def rollout_status(task: AnyTask = None, json: Json = False) -> None:
+    """Show where rollouts stand, with the evidence for and against."""
+    from finetune_platform.commands.operate import show_rollout
+
+    show_rollout(task, json)
+
+
+@rollout_app.command("step")
+def rollout_step(task: TaskName, reason: Reason) -> None:
+    """Take the next step now, whatever the evidence says."""
+    from finetune_platform.commands.operate import operate
+
+    operate(task, "step", reason)
+
+
+@rollout_app.command("hold")
+def rollout_hold(task: TaskName, reason: Reason) -> None:
+    """Keep the share as it is; guardrails go on watching."""
+    from finetune_platform.commands.operate import operate
+
+    operate(task, "hold", reason)
+
+
+@rollout_app.command("resume")
+def rollout_resume(task: TaskName, reason: Reason) -> None:
+    """Go on from a hold."""
+    from finetune_platform.commands.operate import operate
+
+    operate(task, "resume", reason)
+
+
+@rollout_app.command("abort")
+def rollout_abort(task: TaskName, reason: Reason) -> None:
+    """End the rollout without a verdict on the adapter."""
+    from finetune_platform.commands.operate import operate
+
+    operate(task, "abort", reason)
+
+
+@rollout_app.command("rollback")
+def rollout_rollback(task: TaskName, reason: Reason) -> None:
+    """Take the canary back; where no rollout is under way, the champion."""
+    from finetune_platform.commands.operate import operate
+
+    operate(task, "rollback", reason)
 
 
 if __name__ == "__main__":

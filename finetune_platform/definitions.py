@@ -9,14 +9,22 @@ from typing import Any
 from dagster import Definitions, definitions, in_process_executor
 
 from finetune_platform.assets import assets_of
+from finetune_platform.assets.interactions import (
+    interactions_asset,
+    interactions_maintenance,
+    interactions_observation,
+    interactions_schedules,
+)
 from finetune_platform.resources.artifact_io import ArtifactIOManager
 from finetune_platform.resources.local_launcher import LocalLauncher
 from finetune_platform.resources.storage import DatabaseResource, LakeResource
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.sensors.chain import chain_job, chain_schedule
 from finetune_platform.sensors.new_data import new_data_sensor
+from finetune_platform.sensors.rollout_step import rollout_job, rollout_step_sensor
 from finetune_platform.settings import Settings, settings
-from finetune_platform.task import Task, find_tasks
+from finetune_platform.task import Task
+from finetune_platform.task_file import find_tasks
 
 
 def build_resources(place: Settings) -> dict[str, Any]:
@@ -46,15 +54,26 @@ def build_defs(tasks: Sequence[Task] | None = None, resources: Mapping[str, Any]
     """
     place = settings()
     found = find_tasks(place.tasks_dir) if tasks is None else list(tasks)
-    jobs = {task.name: chain_job(task) for task in found}
-    schedules = [chain_schedule(task, jobs[task.name]) for task in found]
+    per_task = [_definitions_of(task) for task in found]
+    return Definitions.merge(
+        Definitions(resources={**build_resources(place), **(resources or {})}, executor=in_process_executor),
+        *per_task,
+    )
+
+
+def _definitions_of(task: Task) -> Definitions:
+    """The assets of one task, and when they are made."""
+    chain, rollout = chain_job(task), rollout_job(task)
+    observation, maintenance = interactions_observation(task), interactions_maintenance(task)
+    schedule = chain_schedule(task, chain)
     return Definitions(
-        assets=[asset for task in found for asset in assets_of(task)],
-        jobs=list(jobs.values()),
-        schedules=[schedule for schedule in schedules if schedule is not None],
-        sensors=[new_data_sensor(task, jobs[task.name]) for task in found],
-        resources={**build_resources(place), **(resources or {})},
-        executor=in_process_executor,
+        assets=[*assets_of(task), interactions_asset(task)],
+        jobs=[chain, rollout, observation, maintenance],
+        schedules=[
+            *([] if schedule is None else [schedule]),
+            *interactions_schedules(task, observation, maintenance),
+        ],
+        sensors=[new_data_sensor(task, chain), rollout_step_sensor(task, rollout)],
     )
 
 

@@ -13,8 +13,11 @@ from finetune_platform.definitions import build_defs
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import MANIFEST_NAME
 from finetune_platform.registry.artifacts import CHAIN
+from finetune_platform.sensors.chain import STAGES
+from finetune_platform.serving import routes
 from finetune_platform.settings import Settings, settings
-from finetune_platform.task import Task, load_task
+from finetune_platform.task import Task
+from finetune_platform.task_file import load_task
 
 LENIENT = [{"metric": "exact_match", "max_regression_vs": "trivial", "margin": 1.0, "min_n": 1}]
 """Passes whatever a model of random weights answers: the difference cannot be below -1."""
@@ -44,7 +47,7 @@ def small_task(task_file: Any, tiny_model: Path, gates: list[dict[str, Any]]) ->
 
 def run(task: Task, instance: DagsterInstance, *stages: str) -> ExecuteInProcessResult:
     job = build_defs(tasks=[task]).resolve_job_def(f"{task.name}_chain")
-    selection = [AssetKey([task.name, stage]) for stage in stages or CHAIN]
+    selection = [AssetKey([task.name, stage]) for stage in stages or STAGES]
     return job.execute_in_process(instance=instance, asset_selection=selection, raise_on_error=False)
 
 
@@ -77,6 +80,10 @@ def test_rows_become_a_registered_adapter_once(
         shown = {k: v.value for k, v in event.asset_materialization.metadata.items()}
         assert artifact and shown["id"] == artifact.artifact_id
         assert shown["folder"]
+
+    with database.reading() as session:
+        plan = routes.current(session, task.name).plan
+    assert (plan.champion, plan.canary, plan.canary_share) == (None, adapter.artifact_id, 0.05)
 
     before = {o.path: o.etag for o in lake.list(f"{task.name}/adapters/")}
     again = run(task, instance)

@@ -13,7 +13,7 @@ from syrupy.assertion import SnapshotAssertion
 from finetune_platform.definitions import build_defs
 from finetune_platform.errors import BadInput
 from finetune_platform.settings import Settings, settings
-from finetune_platform.task import load_task
+from finetune_platform.task_file import load_task
 
 REPOSITORY = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "peft", "trl", "great_expectations", "mlflow", "ray", "daft", "matplotlib", "scipy")

@@ -14,7 +14,8 @@ from pydantic_core import PydanticUndefined
 
 from finetune_platform.cli import app
 from finetune_platform.settings import Settings
-from finetune_platform.task import Task, load_task
+from finetune_platform.task import Task
+from finetune_platform.task_file import load_task
 
 REPOSITORY = Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
@@ -99,6 +100,7 @@ def test_relative_links_resolve(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_commands_exist(page: Path) -> None:
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands |= {str(group.name) for group in app.registered_groups}
     used = set(re.findall(r"(?:^|[`$ ])(?<!\w)finetune ([a-z]+)\b(?![_-])", code_in(page.read_text(encoding="utf-8"))))
     assert used <= commands
 

@@ -29,7 +29,7 @@ def provenance(manifest: Manifest, lake: Lake) -> dict[str, MetadataValue]:
 
 def funnel_table(funnel: Sequence[FunnelStep]) -> MetadataValue:
     """Rows in and out of every step, with the reasons."""
-    return _table(
+    return table(
         ("step", "rows_in", "rows_out", "reasons"),
         [
             {
@@ -86,10 +86,10 @@ def comparison_table(evaluation: EvaluationManifest) -> MetadataValue:
     for arm, values in evaluation.summary.items():
         cells = {m: f"{v['value']:.3f} [{v['lower']:.3f}, {v['upper']:.3f}]" for m, v in values.items()}
         rows.append({"arm": arm, **{m: cells.get(m, "") for m in metrics}})
-    return _table(("arm", *metrics), rows)
+    return table(("arm", *metrics), rows)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> MetadataValue:
+def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> MetadataValue:
     kinds = {c: "int" if rows and isinstance(rows[0][c], int) else "string" for c in columns}
     schema = TableSchema(columns=[TableColumn(c, kinds[c]) for c in columns])
     return MetadataValue.table([TableRecord(dict(row)) for row in rows], schema=schema)

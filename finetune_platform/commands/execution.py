@@ -9,6 +9,9 @@ from finetune_platform.progress import SendEvent, StageEvent
 from finetune_platform.registry.artifacts import CHAIN
 from finetune_platform.sensors.by_hand import execute
 
+ROLLOUT = "rollout"
+"""What follows the last artifact: its adapter begins to earn traffic."""
+
 
 def run_chain(task: str, start: str, end: str, force: bool, send: SendEvent) -> str:
     """Materializes the stages from `start` to `end`, from the first one on that is not in place.
@@ -32,4 +35,6 @@ def run_chain(task: str, start: str, end: str, force: bool, send: SendEvent) -> 
     for stage in skipped:
         send(StageEvent(stage, "skipped", "in place", time.time()))
     wanted = stages[len(skipped) :]
+    if wanted and end == chain[-1]:
+        wanted.append(ROLLOUT)
     return execute(build_defs().resolve_job_def(f"{task}_chain"), task, wanted, send) if wanted else ""

@@ -13,17 +13,27 @@ from finetune_platform.task import Task
 
 TASK_TAG = "finetune/task"
 
+STAGES = (
+    "raw_examples",
+    "curated_dataset",
+    "trained_adapter",
+    "evaluation_report",
+    "registered_adapter",
+    "rollout",
+)
+"""What the chain materializes, in the order of the flow."""
+
 
 def chain_job(task: Task) -> UnresolvedAssetJobDefinition:
-    """`{task}_chain`: raw rows to registered adapter.
+    """`{task}_chain`: raw rows to registered adapter, and the start of its rollout.
 
     The stages follow one another and the heavy one has its own process, so a process for each step would only
     cost start-ups.
     """
     return define_asset_job(
         name=f"{task.name}_chain",
-        selection=AssetSelection.key_prefixes(task.name),
-        description=f"Curates, trains, evaluates and registers {task.name}.",
+        selection=AssetSelection.keys(*([task.name, stage] for stage in STAGES)),
+        description=f"Curates, trains, evaluates and registers {task.name}, and starts the rollout.",
         tags={TASK_TAG: task.name},
         executor_def=in_process_executor,
     )

@@ -1,8 +1,7 @@
 """`new_data`: files dropped under a task's `raw/` folder start its chain, once for each state of the folder.
 
-The sensor is a state machine over the runs that carry the folder's fingerprint as a tag; the cursor only saves it
-work. A run in flight means wait, a success settles the fingerprint, a transient failure makes the next attempt after a
-pause, a permanent one ends it.
+The sensor is a state machine over the runs that carry the folder's fingerprint as a tag (`attempts.py`); the cursor
+only saves it work.
 """
 
 import json
@@ -11,10 +10,7 @@ from typing import NamedTuple
 
 from dagster import (
     DagsterInstance,
-    DagsterRunStatus,
     DefaultSensorStatus,
-    RunRequest,
-    RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
@@ -23,27 +19,13 @@ from dagster import (
 )
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from finetune_platform.errors import PermanentError
 from finetune_platform.identity import content_id
 from finetune_platform.lake import Lake
-from finetune_platform.resources.failures import failure_of_run
+from finetune_platform.sensors.attempts import attempt
 from finetune_platform.sensors.chain import TASK_TAG
 from finetune_platform.task import Task
 
 FINGERPRINT_TAG = "finetune/new_data"
-MAX_ATTEMPTS = 3
-PAUSE_S = 600.0
-"""Before the second attempt; doubled before each further one."""
-
-IN_FLIGHT = frozenset(
-    {
-        DagsterRunStatus.QUEUED,
-        DagsterRunStatus.NOT_STARTED,
-        DagsterRunStatus.STARTING,
-        DagsterRunStatus.STARTED,
-        DagsterRunStatus.CANCELING,
-    }
-)
 
 
 class Cursor(NamedTuple):
@@ -106,27 +88,11 @@ def tick(task: Task, lake: Lake, instance: DagsterInstance, cursor: Cursor, now:
     if current != cursor.seen:
         # A file still being copied changes between two ticks; wait for the folder to rest.
         return _wait(cursor._replace(seen=current), f"{current} is new; it must be the same at the next tick")
-    records = instance.get_run_records(RunsFilter(tags={FINGERPRINT_TAG: current, TASK_TAG: task.name}))
-    statuses = [record.dagster_run.status for record in records]
-    if any(status in IN_FLIGHT for status in statuses):
-        return _wait(cursor, f"{current}: its run is in flight")
-    if DagsterRunStatus.SUCCESS in statuses:
-        return _wait(cursor._replace(settled=current), f"{current}: its run succeeded")
-    failures = [failure_of_run(instance, record.dagster_run.run_id) for record in records]
-    if permanent := next((f for f in failures if isinstance(f, PermanentError)), None):
-        # The same rows fail the same way; new or mended files give another fingerprint.
-        return _wait(cursor, f"{current}: not tried again: {permanent.problem}")
-    attempt = len(statuses) + 1
-    if attempt > MAX_ATTEMPTS:
-        return _wait(cursor, f"{current}: {MAX_ATTEMPTS} attempts failed; mend the cause, then run the chain by hand")
-    if records and (left := _pause_left(attempt, max(r.end_time or 0.0 for r in records), now)) > 0:
-        return _wait(cursor, f"{current}: attempt {attempt} in {left:.0f} s")
-    request = RunRequest(run_key=f"{task.name}-{current}-{attempt}", tags={FINGERPRINT_TAG: current})
-    return SensorResult(run_requests=[request], cursor=cursor.write())
-
-
-def _pause_left(attempt: int, ended: float, now: float) -> float:
-    return ended + PAUSE_S * 2 ** (attempt - 2) - now
+    tags = {FINGERPRINT_TAG: current, TASK_TAG: task.name}
+    outcome = attempt(instance, tags, f"{task.name}-{current}", now)
+    if outcome.request is not None:
+        return SensorResult(run_requests=[outcome.request], cursor=cursor.write())
+    return _wait(cursor._replace(settled=current) if outcome.settled else cursor, f"{current}: {outcome.reason}")
 
 
 def _wait(cursor: Cursor, reason: str) -> SensorResult:

@@ -9,9 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_platform.lake import Lake
+from finetune_platform.sensors.attempts import MAX_ATTEMPTS, PAUSE_S
 from finetune_platform.sensors.chain import TASK_TAG
-from finetune_platform.sensors.new_data import FINGERPRINT_TAG, MAX_ATTEMPTS, PAUSE_S, Cursor, fingerprint, tick
-from finetune_platform.task import Task, load_task
+from finetune_platform.sensors.new_data import FINGERPRINT_TAG, Cursor, fingerprint, tick
+from finetune_platform.task import Task
+from finetune_platform.task_file import load_task
 
 NOW = 1_800_000_000.0
 

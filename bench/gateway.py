@@ -1,0 +1,250 @@
+"""What does the gateway add to a request? Beside LiteLLM's proxy, on the same stub upstream, in one run.
+
+    python bench/gateway.py            # about four minutes; writes bench/results/gateway.json
+    python bench/gateway.py --quick    # half a minute, the same code
+
+300 requests a second arrive at random moments (open loop: a slow answer delays no other request) at the stub itself, at
+the gateway with every interaction logged, and at LiteLLM's proxy, in turns. The overhead is the difference of the
+quantiles. LiteLLM is installed into an environment of its own (bench/peers/litellm-requirements.txt); where that fails
+the line says so. `--json` prints one object on the last line.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import secrets
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from reporting import finish
+
+HERE = Path(__file__).parent
+RATE = 300
+PROMPT = "This Agreement is made between Silicon Valley Bank, a California corporation, and the Borrower. " * 2
+TARGETS = {"gateway overhead p50 ms": "< 2", "gateway overhead p99 ms": "< 15", "gateway errors": "0"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="short rounds, without LiteLLM")
+    parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
+    args = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finetune-bench-")))
+        stub = free_port()
+        stack.enter_context(running([sys.executable, str(HERE / "stub_upstream.py"), str(stub)], {}, folder, "stub"))
+        wait_for(f"http://127.0.0.1:{stub}/v1/models")
+        places = {"stub": (f"http://127.0.0.1:{stub}", "stub", "none")}
+        places["gateway"] = stack.enter_context(our_gateway(folder, stub))
+        peer = None if args.quick else litellm_environment()
+        if peer is not None:
+            places["litellm"] = stack.enter_context(litellm(peer, folder, stub))
+        result = measure(places, rounds=2 if args.quick else 5, seconds=4 if args.quick else 12)
+        result["figures"]["gateway interactions logged"] = logged(folder)
+    finish(result, args.quick, args.json, ("fastapi", "uvicorn", "aiohttp", "orjson", "pydantic"))
+
+
+def measure(places: dict[str, tuple[str, str, str]], rounds: int, seconds: int) -> dict[str, Any]:
+    """Rounds of every place in turns; medians of the rounds' quantiles."""
+    seen: dict[str, list[dict[str, float]]] = {name: [] for name in places}
+    errors = dict.fromkeys(places, 0)
+    for place in places.values():
+        asyncio.run(load(*place, rate=50, seconds=2))
+    for number in range(rounds):
+        for name, place in places.items():
+            times, failed = asyncio.run(load(*place, rate=RATE, seconds=seconds))
+            errors[name] += failed
+            seen[name].append({"p50": quantile(times, 0.5), "p99": quantile(times, 0.99)})
+            print(f"round {number + 1}/{rounds} {name}: {seen[name][-1]} ms, {failed} errors", flush=True)
+    figures: dict[str, Any] = {"requests a second": RATE}
+    middle = {n: {q: statistics.median(r[q] for r in rs) for q in ("p50", "p99")} for n, rs in seen.items()}
+    for name in places:
+        for q in ("p50", "p99"):
+            figures[f"{name} {q} ms"] = round(middle[name][q], 2)
+            if name != "stub":
+                figures[f"{name} overhead {q} ms"] = round(middle[name][q] - middle["stub"][q], 2)
+        figures[f"{name} errors"] = errors[name]
+    if "litellm" in places:
+        for q in ("p50", "p99"):
+            ours, theirs = figures[f"gateway overhead {q} ms"], figures[f"litellm overhead {q} ms"]
+            figures[f"litellm overhead / gateway overhead, {q}"] = round(theirs / ours, 1)
+    met = figures["gateway overhead p50 ms"] < 2 and figures["gateway overhead p99 ms"] < 15
+    return {
+        "name": "gateway",
+        "figures": figures,
+        "targets": TARGETS,
+        "ok": met and errors["gateway"] == 0,
+    }
+
+
+async def load(url: str, model: str, key: str, rate: int, seconds: int) -> tuple[list[float], int]:
+    """Latencies in ms of requests that arrive at random moments, and how many failed."""
+    body = {"model": model, "messages": [{"role": "user", "content": PROMPT}], "temperature": 0}
+    headers = {"authorization": f"Bearer {key}"}
+    times: list[float] = []
+    failed = 0
+    arrivals = random.Random(0)
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def one(due: float) -> None:
+            nonlocal failed
+            try:
+                async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as answer:
+                    await answer.read()
+                    if answer.status != 200:
+                        failed += 1
+                        return
+            except aiohttp.ClientError:
+                failed += 1
+                return
+            # From the moment it was due: a late sender must not hide a slow server.
+            times.append(1000 * (time.perf_counter() - due))
+
+        due = time.perf_counter()
+        end = due + seconds
+        tasks: list[asyncio.Task[None]] = []
+        while due < end:
+            due += arrivals.expovariate(rate)
+            if (pause := due - time.perf_counter()) > 0:
+                await asyncio.sleep(pause)
+            tasks.append(asyncio.create_task(one(due)))
+        await asyncio.gather(*tasks)
+    return times, failed
+
+
+def quantile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2)
+
+
+@contextmanager
+def our_gateway(folder: Path, stub: int):  # type: ignore[no-untyped-def]
+    """`finetune serve` on an installation of its own, every interaction logged, and a key for it."""
+    tasks = folder / "tasks"
+    tasks.mkdir()
+    (tasks / "entities.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "name": "entities",
+                "description": "Lists entities.",
+                "base_model": "./none",
+                "system_prompt": "List the entities.",
+                "baseline_prompt": "List the named entities of the sentence.",
+                "sources": [{"uri": "none.jsonl", "format": "messages"}],
+                "evaluation": {"output_pattern": r"^\[.*\]$"},
+                "serving": {
+                    "engine": {"kind": "openai", "urls": [f"http://127.0.0.1:{stub}/v1"], "model": "stub"},
+                    "log_share": 1.0,
+                },
+            }
+        )
+    )
+    environment = {"FINETUNE_HOME": str(folder / "home"), "TASKS_DIR": str(tasks)}
+    command = [sys.executable, "-m", "finetune_platform.cli"]
+    made = subprocess.run(
+        [*command, "key", "create", "bench", "--task", "entities"],
+        env={**os.environ, **environment}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    key = made.stdout.splitlines()[0]
+    port = free_port()
+    with running([*command, "serve", "--port", str(port)], environment, folder, "gateway"):
+        wait_for(f"http://127.0.0.1:{port}/readyz")
+        yield f"http://127.0.0.1:{port}", "entities", key
+
+
+def litellm_environment() -> Path | None:
+    """Python of an environment with LiteLLM's proxy; made at the first run, None where it cannot be."""
+    home = HERE.parent / ".finetune" / "peers" / "litellm"
+    python = home / "bin" / "python"
+    if not (home / "done").is_file():
+        print("installing LiteLLM into an environment of its own", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+        requirements = str(HERE / "peers" / "litellm-requirements.txt")
+        made = subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", requirements])
+        if made.returncode != 0:
+            print("LiteLLM does not install here: it is left out")
+            return None
+        (home / "done").touch()
+    return python
+
+
+@contextmanager
+def litellm(python: Path, folder: Path, stub: int):  # type: ignore[no-untyped-def]
+    """LiteLLM's proxy in front of the same stub, with a master key and its logging as it comes."""
+    config = folder / "litellm.yaml"
+    upstream = {"model": "openai/stub", "api_base": f"http://127.0.0.1:{stub}/v1", "api_key": "none"}
+    key = f"sk-{secrets.token_hex(8)}"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "model_list": [{"model_name": "entities", "litellm_params": upstream}],
+                "general_settings": {"master_key": key},
+            }
+        )
+    )
+    port = free_port()
+    command = [str(python.parent / "litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
+    with running(command, {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}, folder, "litellm"):
+        wait_for(f"http://127.0.0.1:{port}/health/liveliness", 120)
+        yield f"http://127.0.0.1:{port}", "entities", key
+
+
+@contextmanager
+def running(command: list[str], environment: dict[str, str], folder: Path, name: str):  # type: ignore[no-untyped-def]
+    """A server in a process group of its own, stopped at the end."""
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(url: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def logged(folder: Path) -> int:
+    """Rows in the interactions table, once the gateway has told them."""
+    from deltalake import DeltaTable
+
+    table = folder / "home" / "lake" / "entities" / "interactions"
+    return DeltaTable(str(table)).to_pyarrow_table(columns=["interaction_id"]).num_rows if table.exists() else 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main()

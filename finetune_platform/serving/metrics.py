@@ -1,0 +1,48 @@
+"""What Prometheus scrapes: requests, latencies, tokens, fallbacks and the state of this gateway's own parts."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """The gateway's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        arm = ("task", "arm", "adapter")
+        self.requests = Counter(
+            "finetune_requests", "Requests that an arm answered or failed.", (*arm, "outcome"), registry=self.registry
+        )
+        self.latency = Histogram(
+            "finetune_latency_seconds", "From the request to the whole answer.", arm[:2], registry=self.registry,
+            buckets=LATENCY_BUCKETS_S,
+        )  # fmt: skip
+        self.tokens = Counter("finetune_tokens", "Tokens read and written.", ("task", "kind"), registry=self.registry)
+        self.fallbacks = Counter(
+            "finetune_fallbacks", "Arms that did not answer, so that another did.", arm, registry=self.registry
+        )
+        self.refused = Counter(
+            "finetune_refused", "Requests refused before an engine was asked.", ("status",), registry=self.registry
+        )
+        self.log_lost = Gauge(
+            "finetune_interactions_lost", "Interactions that could not be logged.", registry=self.registry
+        )
+        self.log_waiting = Gauge(
+            "finetune_interactions_waiting_bytes",
+            "Logged here, not in the lake yet.",
+            registry=self.registry,
+        )
+        self.log_flushing = Gauge(
+            "finetune_interactions_flushing", "1 while the log is moved to the lake.", registry=self.registry
+        )
+        self.shadow_dropped = Gauge(
+            "finetune_shadow_dropped", "Shadow copies dropped under load.", registry=self.registry
+        )
+        self.routes_age = Gauge(
+            "finetune_routes_age_seconds", "Since the database last told the routes.", registry=self.registry
+        )
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)

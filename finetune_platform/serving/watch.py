@@ -1,0 +1,200 @@
+"""Routes in memory: a thread asks the database several times a second and every request reads the snapshot.
+
+A change is in force on every gateway within a second. While the database is away the last snapshot serves on, without
+canary and shadow: their withdrawal could not be heard. A kill that cannot be written takes effect here at once and is
+written when the database is back.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
+
+from finetune_platform.database import Database
+from finetune_platform.errors import BadInput, FinetuneError, PermanentError
+from finetune_platform.serving import routes
+from finetune_platform.serving.plan import Plan, in_doubt
+from finetune_platform.serving.routes import Route
+
+POLL_S = 0.2
+LEASE_S = 1.0
+"""How old a snapshot may be for a canary to answer: nothing may come from an adapter rolled back a second ago."""
+
+KILL_WAIT_S = 2.0
+"""How long who kills waits to hear that it is written."""
+
+JOIN_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Kill:
+    """One that is in force here and not written yet; `refused` is why it never will be."""
+
+    actor: str
+    reason: str
+    settled: threading.Event = field(default_factory=threading.Event)
+    refused: PermanentError | None = None
+
+
+class RouteWatch:
+    """The routes of all tasks, as of a moment ago.
+
+    Args:
+        database: Where they are stored.
+        on_change: Called in the watching thread with the changed tasks and their plans; must not raise.
+        poll_s: Seconds between two looks.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        on_change: Callable[[Mapping[str, Plan]], None] = lambda changed: None,
+        poll_s: float = POLL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database, self._on_change, self._poll_s, self._clock = database, on_change, poll_s, clock
+        self._routes: dict[str, Route] = {}
+        self._kills: dict[str, _Kill] = {}
+        self._looked_at = float("-inf")
+        self._ending = threading.Event()
+        self._wake = threading.Event()
+        self._looking = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="route-watch", daemon=True)
+
+    def start(self) -> None:
+        """Looks once, then on in a thread.
+
+        Raises:
+            FinetuneError: The database does not answer: a gateway that knows no route must not start.
+        """
+        self.look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; one that hangs in the database is left to the end of the process."""
+        self._ending.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(JOIN_S)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the snapshot was the truth for certain."""
+        return self._clock() - self._looked_at
+
+    def plan(self, task: str) -> Plan:
+        """What serves a task now, as far as this gateway may rely on it."""
+        # The kill first: the watching thread puts it into the routes before it forgets it here.
+        kill = self._kills.get(task)
+        plan = self.stored_plan(task)
+        if kill is not None:
+            return plan.model_copy(update={"killed": plan.killed or kill.reason})
+        if (plan.canary or plan.shadow) and self.age_s > LEASE_S:
+            return in_doubt(plan)
+        return plan
+
+    def stored_plan(self, task: str) -> Plan:
+        """The plan as it was last read, whatever its age: what should be loaded."""
+        route = self._routes.get(task)
+        return route.plan if route is not None else Plan()
+
+    def look(self) -> None:
+        """Reads what has changed since the last look, then writes kills that wait.
+
+        Raises:
+            FinetuneError: The database does not answer.
+        """
+        with self._looking:
+            # The snapshot is as old as the question, not as the answer.
+            asked_at = self._clock()
+            with self._database.reading() as session:
+                newest = routes.versions(session)
+                stale = [t for t, v in newest.items() if t not in self._routes or self._routes[t].version != v]
+                found = {task: self._read(session, task, newest[task]) for task in stale}
+            self._routes = {**self._routes, **found}
+            self._looked_at = asked_at
+            if found:
+                self._on_change({task: route.plan for task, route in found.items()})
+            for task, kill in list(self._kills.items()):
+                self._write(task, kill)
+
+    def kill(self, task: str, actor: str, reason: str) -> bool:
+        """Kills a task on this gateway at once and everywhere as soon as it is written.
+
+        Returns:
+            Whether it is written; False while the database is away.
+
+        Raises:
+            BadInput: No reason is given, or one that cannot be stored: the kill is not in force.
+        """
+        routes.check_kill(task, reason)
+        kill = self._kills.setdefault(task, _Kill(actor, reason))
+        self._wake.set()
+        # Not written in this thread: whoever kills must not hang with a database that does.
+        written = kill.settled.wait(KILL_WAIT_S)
+        if kill.refused is not None:
+            raise kill.refused
+        return written
+
+    def revive(self, task: str, actor: str, reason: str) -> Route:
+        """Ends a kill, also one that waits to be written, and hears of it at once.
+
+        Raises:
+            FinetuneError: The database does not answer.
+        """
+        self.look()
+        route = routes.revive(self._database, task, actor=actor, reason=reason)
+        self.look()
+        return route
+
+    def apply(self, task: str, edit: routes.Edit, actor: str, action: str, reason: str) -> Route:
+        """Changes a route and hears of it at once.
+
+        Raises:
+            FinetuneError: The database does not answer, or the edit is refused.
+        """
+        route = routes.change(self._database, task, edit, actor=actor, action=action, reason=reason)
+        self.look()
+        return route
+
+    def _read(self, session: Session, task: str, version: int) -> Route:
+        try:
+            return routes.current(session, task)
+        except BadInput as error:
+            # Told once a version; the other tasks' changes, and kills, must be heard all the same.
+            log.error("the last route serves on, without canary and shadow: %s", error)
+            return Route(version, in_doubt(self.stored_plan(task)))
+
+    def _write(self, task: str, kill: _Kill) -> None:
+        try:
+            route = routes.kill(self._database, task, actor=kill.actor, reason=kill.reason)
+        except PermanentError as error:
+            # Tried again and again it would keep every other change from being heard.
+            log.error("%s: a kill cannot be written and is dropped: %s", task, error)
+            kill.refused = error
+        else:
+            self._routes = {**self._routes, task: route}
+        del self._kills[task]
+        kill.settled.set()
+
+    def _run(self) -> None:
+        away = False
+        while not self._ending.is_set():
+            self._wake.wait(self._poll_s)
+            self._wake.clear()
+            try:
+                self.look()
+            except FinetuneError as error:
+                if not away:
+                    log.warning("routes cannot be read, the last ones serve on: %s", error.problem)
+                away = True
+            else:
+                if away:
+                    log.warning("routes are read again")
+                away = False

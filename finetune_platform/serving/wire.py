@@ -1,0 +1,74 @@
+"""Answers and errors as bytes, in OpenAI's shapes."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+DONE = b"data: [DONE]\n\n"
+
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+
+def error_body(status: int, message: str, code: str | None = None, param: str | None = None) -> bytes:
+    """An error as OpenAI's clients read it."""
+    kind = ERROR_TYPES.get(status, "server_error")
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def event(value: Mapping[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+def as_answer(answer: dict[str, Any], interaction_id: str, model: str) -> dict[str, Any]:
+    """An engine's `chat.completion` under the caller's names: the task's as model, the interaction's as id."""
+    return {**answer, "id": interaction_id, "model": model}
+
+
+def text_choice(answer: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """A chat's only choice as one of a plain completion."""
+    choice = answer["choices"][0]
+    return {
+        "index": index,
+        "text": choice["message"].get("content") or "",
+        "logprobs": None,
+        "finish_reason": choice.get("finish_reason"),
+    }
+
+
+def text_completion(
+    choices: list[dict[str, Any]], usage: Mapping[str, int] | None, interaction_id: str, model: str
+) -> dict[str, Any]:
+    """A whole plain completion, or one chunk of it."""
+    whole: dict[str, Any] = {
+        "id": interaction_id,
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": choices,
+    }
+    return {**whole, "usage": usage} if usage is not None else whole
+
+
+def text_chunk(chunk: Mapping[str, Any], index: int) -> list[dict[str, Any]]:
+    """The choices of a chat chunk as those of a plain completion's chunk."""
+    return [
+        {
+            "index": index,
+            "text": choice["delta"].get("content") or "",
+            "logprobs": None,
+            "finish_reason": choice.get("finish_reason"),
+        }
+        for choice in chunk["choices"]
+    ]
