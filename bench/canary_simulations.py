@@ -261,7 +261,6 @@ def equal_worlds(quick: bool = False) -> dict[str, World]:
         "200 requests a minute": replace(usual, per_minute=200.0),
         "2 requests a minute": replace(usual, per_minute=2.0),
         "rates that double and vanish each day and grow by a tenth": replace(usual, swing=0.9, trend=0.1),
-        "sessions of 5 requests, format alike at 0.2": replace(usual, session=5, alike=0.2),
         "looked at every minute, 12 hours at 5%": replace(
             usual, tick_minutes=1.0, rollout=Rollout(steps=[5, 100], hold_hours=12)
         ),
@@ -284,8 +283,8 @@ def worse_worlds(quick: bool = False) -> dict[str, World]:
     return worlds
 
 
-def hard_worlds(quick: bool = False) -> dict[str, World]:
-    """Canaries that are hard to see, or turn bad late: reported, without a target."""
+def reported_worlds(quick: bool = False) -> dict[str, World]:
+    """What has no target: canaries that turn bad late or can hardly be seen, requests that are not independent."""
     world = World(tick_minutes=30.0)
     late = Rollout(hold_hours=24)
     worlds = {
@@ -300,5 +299,6 @@ def hard_worlds(quick: bool = False) -> dict[str, World]:
         ),
         "10 points less positive feedback, 2 requests a minute": replace(worse(world, negative=0.3), per_minute=2.0),
         "3 points less valid format": worse(world, invalid_format=0.08),
+        "equal, sessions of 5 requests whose format is alike at 0.2": replace(world, session=5, alike=0.2),
     }
     return dict(list(worlds.items())[:1]) if quick else worlds

@@ -110,11 +110,11 @@ def canary(quick: bool) -> dict[str, Any]:
         found = rollouts.rates(world, max(20, count // 2), seed=1, workers=workers)
         figures[f"rolled back before the second step, {name}"] = found.rolled_back_in_first_step
         figures.update(_detection(name, found))
-    for name, world in rollouts.hard_worlds(quick).items():
+    for name, world in rollouts.reported_worlds(quick).items():
         found = rollouts.rates(world, max(20, count // 10), seed=2, workers=workers)
-        figures[f"worse canary rolled back, {name}"] = found.rolled_back
-        figures[f"worse canary held, {name}"] = found.held
-        figures[f"worse canary promoted, {name}"] = found.promoted
+        figures[f"rolled back, {name}"] = found.rolled_back
+        figures[f"held, {name}"] = found.held
+        figures[f"promoted, {name}"] = found.promoted
         figures.update(_detection(name, found))
     ok = _met(
         figures,

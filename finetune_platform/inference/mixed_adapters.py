@@ -74,8 +74,7 @@ class AdaptedLinear(torch.nn.Module):
         own = 0 if pair is None else pair[0].shape[1]
         if pair is not None:
             self.down[place, :, :own], self.up[place, :own] = pair
-        self.down[place, :, own:] = 0
-        self.up[place, own:] = 0
+        self.up[place, own:] = 0  # what an earlier adapter left in `down` is then multiplied by nothing
 
 
 class MixedAdapters:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from finetune_platform.errors import BadInput, TransientError
 from finetune_platform.serving import rollouts
@@ -29,6 +29,13 @@ class ActionRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     reason: str = Field(min_length=1, max_length=2000)
+
+    @field_validator("reason")
+    @classmethod
+    def can_be_stored(cls, reason: str) -> str:
+        if "\0" in reason or not reason.strip():
+            raise ValueError("say why, in words")
+        return reason
 
 
 @router.get("/tasks")

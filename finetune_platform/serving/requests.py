@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
 from finetune_platform.inference.chat import EngineError
 from finetune_platform.serving.wire import error_body
@@ -80,6 +81,8 @@ async def _body(request: Request) -> bytes:
                 if size > MAX_BODY_BYTES:
                     raise _too_large()
                 pieces.append(piece)
+    except ClientDisconnect as error:
+        raise RequestRefused(400, "the sender went away in the middle of the body") from error
     except TimeoutError as error:
         raise RequestRefused(408, f"the body took longer than {BODY_TIMEOUT_S:.0f} s to arrive") from error
     return b"".join(pieces)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 START_S = 300.0
-OPTIONS = ("--enable-lora", "--max-loras", "4", "--max-lora-rank", "16", "--max-model-len", "512", "--enforce-eager")
+OPTIONS = ("--dtype", "float32", "--enable-lora", "--max-loras", "4", "--max-lora-rank", "16", "--max-model-len", "512", "--enforce-eager")
 
 
 class RealVllm:

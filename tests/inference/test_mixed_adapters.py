@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from tiny_adapters import save_adapter
 
 from finetune_platform.errors import PermanentError
-from finetune_platform.inference.adapter_files import read_adapter
+from finetune_platform.inference.adapter_files import AdapterWeights, read_adapter
+from finetune_platform.inference.mixed_adapters import MixedAdapters
 from finetune_platform.inference.ragged_model import RaggedModel, Work
 
 PROMPTS = [[1, 50, 60, 70, 80], [1, 900], [1, 5, 5, 5, 5, 5, 5, 5], [1, 33, 44], [1, 7000, 800, 90]]
@@ -92,6 +95,38 @@ def test_each_row_gets_what_peft_gives_it_alone(
     assert len(logits) == len(rows)
     for (adapter, prompt), row in zip(rows, logits, strict=True):
         torch.testing.assert_close(row, expected[adapter][prompt], rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    places=st.permutations("abcdef"),
+    counts=st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 3), min_size=1),
+    base=st.booleans(),
+)
+def test_the_plan_gives_every_token_its_own_adapter(
+    tiny_model: Path, places: list[str], counts: dict[str, int], base: bool
+) -> None:
+    mixed = MixedAdapters(_bare_model(tiny_model))
+    for name in places:
+        mixed.add(name, AdapterWeights({}))
+        mixed.prepare(name, set("abcdef"))
+    tokens: dict[str | None, int] = {**counts, **({None: 2} if base else {})}
+    line = [adapter for adapter in mixed.arrange(tokens) for _ in range(tokens[adapter])]
+    planned: list[str | None] = [None] * len(line)
+    for place, width, start, stop in mixed.current.spans:
+        assert width in (1, stop - start)
+        for i in range(start, stop):
+            assert planned[i] is None
+            planned[i] = places[place + (i - start if width > 1 else 0)]
+    assert planned == line
+    assert Counter(line) == Counter(tokens)
+
+
+@lru_cache
+def _bare_model(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder)
 
 
 def test_the_adapters_of_the_test_differ(expected: dict[str | None, Any]) -> None:

@@ -73,6 +73,14 @@ def test_a_good_canary_earns_every_step_and_becomes_champion() -> None:
     assert "2,400 requests in 4.0 h" in progress.reason and "+0.0 points" in progress.reason
 
 
+def test_every_step_has_its_time_of_its_own() -> None:
+    slow = Rollout(hold_hours=20, timeout_hours=24)
+    first = ticks(started(slow), 30, rollout=slow)[-1]
+    second = ticks(first.progress, 30, rollout=slow, since=BEGIN + 20 * HOUR)[-1]
+    assert (first.action, second.action) == ("promote_step", "promote_step")
+    assert second.progress.percent == 50
+
+
 def test_no_step_is_taken_before_time_requests_and_evidence_are_there() -> None:
     early = ticks(started(), 3)[-1]
     assert early.action == "stay" and "3.0 h of 4.0 h" in early.message
