@@ -24,6 +24,7 @@ PEM = (
 
 POSITIVES: dict[str, list[str]] = {
     "email": [
+        "a card as a name: «4111111111111111@example.com»",
         "Write to «jane.roe+loans@example.co.uk».",
         "<«o'neil_2@sub.example-bank.com»>",
         "cc:«grüße@bücher.example» bitte",
@@ -327,7 +328,7 @@ def test_no_finding_reaches_from_one_string_of_json_into_the_next() -> None:
 
 def test_escapes_of_json_hide_nothing() -> None:
     arguments = json.dumps(
-        {"to": "j\u00fcrgen@example.com", "note": "\n4111\u00a01111\u00a01111\u00a01111", "password": 'a"b'}
+        {"to": "\u00fcmit@example.com", "note": "\n4111\u00a01111\u00a01111\u00a01111", "password": 'a"b'}
     )
     assert json.loads(redact(arguments)[0]) == {"to": "[EMAIL_1]", "note": "\n[CARD_1]", "password": "[SECRET_1]"}
 

@@ -65,10 +65,6 @@ class Legible:
             done = finding.end
         return Legible("".join([*pieces, self.text[done:]]), self._plain_from, self._shifts)
 
-    def is_masked(self, finding: Finding) -> bool:
-        """Whether a finding reaches into what was made unfindable."""
-        return MASK in self.text[finding.start : finding.end]
-
     def in_original(self, finding: Finding) -> Finding:
         """A finding in `text` as one in the text it was made from.
 

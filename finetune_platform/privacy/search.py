@@ -39,39 +39,26 @@ def find(text: str) -> list[Finding]:
     """
     if len(text) < SHORTEST or text.isalpha():
         return []
-    plain = rest = legible(text)
-    found: list[Finding] = []
-    cut = True
-    while cut:
-        candidates = [(rank, f) for rank, finder in enumerate(FINDERS) for f in finder(rest)]
-        kept, cut = _without_overlaps([c for c in candidates if not found or not rest.is_masked(c[1])])
-        found = sorted([*found, *kept], key=_start)
-        rest = plain.without(found) if kept else rest
-    found += phones(rest)
-    return [plain.in_original(finding) for finding in sorted(found, key=_start)]
+    plain = legible(text)
+    found = _without_overlaps([(rank, f) for rank, finder in enumerate(FINDERS) for f in finder(plain)])
+    found += phones(plain.without(found) if found else plain)
+    return [plain.in_original(finding) for finding in sorted(found, key=lambda finding: finding.start)]
 
 
-def _start(finding: Finding) -> int:
-    return finding.start
-
-
-def _without_overlaps(candidates: list[tuple[int, Finding]]) -> tuple[list[Finding], bool]:
-    """The findings to keep, in order, and whether one was dropped that lies only partly in a kept one.
+def _without_overlaps(candidates: list[tuple[int, Finding]]) -> list[Finding]:
+    """The findings to keep, in order.
 
     Args:
         candidates: Findings with their rank; the lowest is the most specific.
     """
     kept: list[tuple[int, Finding]] = []
-    cut = False
     for rank, finding in sorted(candidates, key=lambda candidate: (candidate[1].start, candidate[0])):
         if not kept or kept[-1][1].end <= finding.start:
             kept.append((rank, finding))
             continue
         last_rank, last = kept[-1]
-        if finding.end <= last.end:
-            continue
-        partly = finding.start > last.start
-        cut = cut or partly
-        if not partly or rank < last_rank:
+        contains_last = finding.start == last.start and finding.end > last.end
+        crosses_last = finding.start > last.start and finding.end > last.end
+        if contains_last or (crosses_last and rank < last_rank):
             kept[-1] = (rank, finding)
-    return [finding for _, finding in kept], cut
+    return [finding for _, finding in kept]

@@ -69,7 +69,7 @@ async def said(engine: VllmEngine, prompt: str, name: str | None, *, stream: boo
 
 def test_each_adapter_answers_as_transformers_does(served: Served) -> None:
     async def run() -> None:
-        engine = VllmEngine([served.server.url])
+        engine = VllmEngine([served.server.url], timeout_s=120.0)
         for word in WORDS[:2]:
             await engine.load(LoadedAdapter(f"ad-{word.strip()}", served.folders[word]))
         for stream in (False, True):
@@ -90,7 +90,7 @@ def test_each_adapter_answers_as_transformers_does(served: Served) -> None:
 
 def test_no_answer_from_the_wrong_adapter_while_adapters_come_and_go(served: Served) -> None:
     async def run() -> None:
-        engine = VllmEngine([served.server.url], reconcile_s=1.0)
+        engine = VllmEngine([served.server.url], timeout_s=120.0, reconcile_s=1.0)
         draw = random.Random(0)
         fresh = (f"ad-{n:04d}" for n in itertools.count())
         current: list[tuple[str, str]] = []
@@ -151,7 +151,7 @@ def test_no_answer_from_the_wrong_adapter_while_adapters_come_and_go(served: Ser
 
 def test_a_restarted_server_gets_its_adapters_again(served: Served) -> None:
     async def run() -> None:
-        engine = VllmEngine([served.server.url], reconcile_s=0.5)
+        engine = VllmEngine([served.server.url], timeout_s=120.0, reconcile_s=0.5)
         await engine.load(LoadedAdapter("ad-back", served.folders[" river"]))
         assert await said(engine, "Hello", "ad-back") == " river" * TOKENS
         served.server.stop()

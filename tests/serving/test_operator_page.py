@@ -102,7 +102,8 @@ def opened(browser: Any, running: Running, key: str, **how: Any) -> Iterator[Any
 def sign_in(page: Any, running: Running, key: str) -> None:
     page.goto(f"{running.url}/operator")
     page.fill("#credential", key)
-    page.keyboard.press("Enter")
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
 
 
 def press(page: Any, action: str, reason: str) -> None:

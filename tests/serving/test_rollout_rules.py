@@ -62,7 +62,7 @@ def ticks(
 
 def test_a_good_canary_earns_every_step_and_becomes_champion() -> None:
     progress, now, seen = started(), BEGIN, []
-    while progress.active:
+    for _ in RULES.steps:
         decision = ticks(progress, 30, since=now)[-1]
         now += RULES.hold_hours * HOUR
         assert progress.percent in RULES.steps
@@ -158,16 +158,17 @@ def test_in_the_shadow_phase_nobody_is_shown_anything_and_guardrails_watch() -> 
     assert unanswered.action == "hold" and unanswered.progress.shadow
 
 
-def at_full_share() -> tuple[Progress, datetime]:
-    progress, now = started(), BEGIN
-    while progress.percent < 100:
+def at_full_share(progress: Progress) -> tuple[Progress, datetime]:
+    now = BEGIN
+    for _ in RULES.steps[:-1]:
         progress = ticks(progress, 30, since=now)[-1].progress
         now += RULES.hold_hours * HOUR
+    assert progress.percent == 100
     return progress, now
 
 
 def test_at_full_share_the_champion_of_before_is_the_measure() -> None:
-    progress, now = at_full_share()
+    progress, now = at_full_share(started())
     frozen = progress.champion
     decision = advance(progress, RULES, GOOD, counts(50, errors=50), now + HOUR)
     assert decision.progress.champion == frozen, "late counts of the champion are left out"
@@ -178,6 +179,12 @@ def test_at_full_share_the_champion_of_before_is_the_measure() -> None:
     assert gross.action == "roll_back" and gross.message.startswith("rolled back at 100%: latency")
     worse = ticks(progress, 30, counts(600, invalid=60), since=now)[-1]
     assert worse.action == "hold" and "at worst" in worse.message, "6% lost is no gross failure, but no champion either"
+
+
+def test_an_hour_as_bad_as_the_champions_worst_is_no_failure_at_full_share() -> None:
+    bad_hour = counts(600, slow=300)
+    progress, now = at_full_share(advance(started(), RULES, bad_hour, bad_hour, BEGIN).progress)
+    assert ticks(progress, 3, bad_hour, since=now)[-1].action == "stay"
 
 
 def test_straight_to_full_share_there_is_nothing_to_compare_with_and_it_is_held() -> None:

@@ -140,6 +140,15 @@ def test_who_kills_does_not_hang_with_a_database_that_does(database: Database) -
         seconds_until(lambda: watch.stored_plan("topics").killed == "wrong")
 
 
+def test_a_writer_that_does_not_end_keeps_no_gateway_from_reading(database: Database) -> None:
+    before = change(database, **TRIAL).plan
+    with watching(database) as watch, database.session() as session:
+        serialize(session.connection())
+        session.execute(text("DELETE FROM makings"))
+        time.sleep(LEASE_S + 0.5)
+        assert watch.plan("topics") == before
+
+
 def test_a_kill_that_waits_is_ended_by_a_revival_that_came_later(database: Database, outage: Any) -> None:
     change(database, champion="ad-1")
     watch = RouteWatch(database, poll_s=3600.0)

@@ -15,6 +15,7 @@ from finetune_platform.serving.page.sessions import COOKIE, Sessions
 
 PATH = "/operator"
 LOGIN = f"{PATH}/login"
+SHOWN = "operator_page"
 OPEN = ("/_nicegui/", "/favicon.ico")
 """Below `PATH`: scripts and styles, the same for everybody."""
 
@@ -30,15 +31,22 @@ HEADERS = {
 
 
 class Gate:
-    """Lets requests of signed-in people through, sends others to the sign-in page."""
+    """Lets requests of signed-in people through, sends others to the sign-in page.
 
-    def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
-        self._app, self._sessions = app, sessions
+    Args:
+        app: The framework's.
+        sessions: Who is signed in.
+        shown: Handed on to the page, in the scope under `SHOWN`.
+    """
+
+    def __init__(self, app: ASGIApp, sessions: Sessions, shown: object) -> None:
+        self._app, self._sessions, self._shown = app, sessions, shown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        scope[SHOWN] = self._shown
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path.startswith(OPEN):
             await self._app(scope, receive, send)

@@ -1,12 +1,13 @@
 """Puts the operator's page into the gateway's application.
 
-The framework knows one application a process: of several gateways in one process (as in tests), the one that was
-mounted last and runs has the page.
+The framework has one application a process, which every gateway of the process (there are several in tests) shares;
+the first one that starts runs it.
 """
 
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -19,7 +20,7 @@ from finetune_platform.serving.gateway import Gateway
 from finetune_platform.serving.interaction_ids import installation_secret
 from finetune_platform.serving.page.board import Board
 from finetune_platform.serving.page.fragments import fragment, head_html
-from finetune_platform.serving.page.gate import LOGIN, PATH, Gate
+from finetune_platform.serving.page.gate import LOGIN, PATH, SHOWN, Gate
 from finetune_platform.serving.page.guesses import Guesses
 from finetune_platform.serving.page.operator_page import OperatorPage
 from finetune_platform.serving.page.sessions import COOKIE, Sessions
@@ -32,6 +33,14 @@ FAVICON = (
 )
 
 
+class Shown(NamedTuple):
+    """What a request to the page is about."""
+
+    gateway: Gateway
+    board: Board
+    sessions: Sessions
+
+
 def mount_operator_page(app: FastAPI, gateway: Gateway) -> None:
     """Serves the page of a gateway at `/operator` of its application.
 
@@ -40,9 +49,7 @@ def mount_operator_page(app: FastAPI, gateway: Gateway) -> None:
         gateway: What the page shows and changes.
     """
     sessions = Sessions(gateway.directory, installation_secret(gateway.database, SECRET_NAME))
-    board = Board(gateway)
     app.include_router(signing_in(sessions, Guesses()))
-    _add_page(gateway, board, sessions)
     alone = app.router.lifespan_context
     framework.user_middleware.clear()
     framework.middleware_stack = None
@@ -55,11 +62,13 @@ def mount_operator_page(app: FastAPI, gateway: Gateway) -> None:
         tailwind=False,
         binding_refresh_interval=None,
         show_welcome_message=False,
-        # A page of plots is long; what a browser missed comes with the next refresh anyway.
+        # Pages of plots are long: a browser that missed more than this loads the page anew.
         message_history_length=100,
     )
-    framework.add_middleware(Gate, sessions=sessions)
-    _leave_the_api_alone(app)
+    mounted = next(route for route in reversed(app.routes) if isinstance(route, Mount) and route.path == PATH)
+    mounted.app = Gate(framework, sessions, Shown(gateway, Board(gateway), sessions))
+    # The operator's API tells of a wrong path or method itself.
+    mounted.path_regex = re.compile(rf"^{PATH}/(?P<path>(?!v1/).*)$")
     with_framework = app.router.lifespan_context
 
     @asynccontextmanager
@@ -70,26 +79,23 @@ def mount_operator_page(app: FastAPI, gateway: Gateway) -> None:
     app.router.lifespan_context = lifespan
 
 
-def _add_page(gateway: Gateway, board: Board, sessions: Sessions) -> None:
-    @ui.page("/", title="Operator")
-    async def operator(request: Request, task: str = "") -> Response | None:
-        session = sessions.of(request.cookies.get(COOKIE))
-        if session is None:
-            return RedirectResponse(LOGIN, 303)
-        try:
-            names = [served.name for served in gateway.tasks_of(sessions.caller(session))]
-        except Refused:
-            return RedirectResponse(f"{LOGIN}?ended=1", 303)
-        if not names:
-            return HTMLResponse(fragment("no_task"), 403)
-        ui.add_head_html(head_html())
-        page = OperatorPage(gateway, board, sessions, session, task if task in names else names[0])
-        page.build()
-        await page.refresh()
-        return None
-
-
-def _leave_the_api_alone(app: FastAPI) -> None:
-    """Paths of the operator's API go to its own routes, so that a wrong method or path is told as one."""
-    mounted = next(route for route in reversed(app.routes) if isinstance(route, Mount) and route.path == PATH)
-    mounted.path_regex = re.compile(rf"^{PATH}/(?P<path>(?!v1/).*)$")
+@ui.page("/", title="Operator")
+async def operator(request: Request, task: str = "") -> Response | None:
+    """The page, or what stands in its place for those who may not see it."""
+    shown: Shown = request.scope[SHOWN]
+    session = shown.sessions.of(request.cookies.get(COOKIE))
+    if session is None:
+        return RedirectResponse(LOGIN, 303)
+    try:
+        names = [served.name for served in shown.gateway.tasks_of(shown.sessions.caller(session))]
+    except Refused as refused:
+        if refused.status not in (401, 403):
+            return HTMLResponse(refused.message, refused.status, refused.headers)
+        return RedirectResponse(f"{LOGIN}?ended=1", 303)
+    if not names:
+        return HTMLResponse(fragment("no_task"), 403)
+    ui.add_head_html(head_html())
+    page = OperatorPage(shown.gateway, shown.board, shown.sessions, session, task if task in names else names[0])
+    page.build()
+    await page.refresh()
+    return None
