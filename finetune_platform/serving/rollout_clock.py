@@ -1,15 +1,24 @@
-"""The gateway's own look at rollouts: a canary that does harm is taken back within seconds, with or without Dagster."""
+"""The gateway's own look at rollouts: a canary that does harm is taken back within seconds, with or without Dagster.
+
+It also forgets traffic counts that no rollout and no plot asks for any more.
+"""
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 from finetune_platform.database import Database
 from finetune_platform.errors import FinetuneError
 from finetune_platform.serving import rollouts
+from finetune_platform.serving.traffic import forget
 from finetune_platform.task import Task
 
 EVERY_S = 5.0
+FORGET_EVERY_S = 3600.0
+KEPT = timedelta(days=35)
+"""Traffic counts older than this are forgotten: longer than a rollout's usual time-outs, a month of plots."""
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +46,19 @@ class RolloutClock:
             self._thread.join()
 
     def _run(self) -> None:
+        forgotten_at = float("-inf")
         while not self._ending.wait(self._every_s):
             for task in self._tasks:
                 self._tick(task)
+            if time.monotonic() - forgotten_at > FORGET_EVERY_S:
+                forgotten_at = time.monotonic()
+                self._forget()
+
+    def _forget(self) -> None:
+        try:
+            forget(self._database, datetime.now(UTC) - KEPT)
+        except FinetuneError as error:
+            log.warning("old traffic counts stay: %s", error.problem)
 
     def _tick(self, task: Task) -> None:
         try:

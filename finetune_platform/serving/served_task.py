@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_platform.inference.chat import ChatEngine
 from finetune_platform.task import Task
+from finetune_platform.task_serving import EngineKind
 
 
 @dataclass
@@ -69,7 +70,13 @@ class ServedTask:
             messages = [{"role": "system", "content": prompt}, *messages]
         asked = request.get("max_completion_tokens") or request.get("max_tokens") or self.most_tokens
         rest = {k: v for k, v in request.items() if k not in ("max_completion_tokens", "model", "stream")}
-        return {**rest, "messages": messages, "max_tokens": min(asked, self.most_tokens)}
+        # Evaluated greedily, so served greedily; servers of others may refuse a temperature, and have their own.
+        greedy = {} if self._kind_of(adapter) == "openai" else {"temperature": 0.0}
+        return {**greedy, **rest, "messages": messages, "max_tokens": min(asked, self.most_tokens)}
+
+    def _kind_of(self, adapter: str | None) -> EngineKind:
+        serving = self.task.serving
+        return (serving.engine if adapter is not None or serving.base is None else serving.base).kind
 
     def format_valid(self, text: str) -> bool | None:
         """Whether an answer has the task's format; None where the task has none. As the evaluation judges it."""

@@ -16,16 +16,23 @@ async def healthz() -> Response:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """200 when every task can be answered by whom its plan names, else 503 with the reasons: what a balancer asks."""
+    """What a balancer asks: 503 while a champion is not ready here, so that others answer for it; 200 else.
+
+    Other adapters that are not ready, a canary's broken bundle for one, are listed with the reason: the champion
+    answers in their place, and no gateway should leave the balancer for them.
+    """
     gateway = gateway_of(request)
-    waiting = {
-        served.name: missing
+    plans = {served.name: gateway.watch.stored_plan(served.name) for served in gateway.tasks.values()}
+    missing = {
+        served.name: found
         for served in gateway.tasks.values()
-        if (missing := sorted(a for a in gateway.watch.stored_plan(served.name).adapters if not served.is_ready(a)))
+        if (found := sorted(a for a in plans[served.name].adapters if not served.is_ready(a)))
     }
+    waiting = any(plans[task].champion in adapters for task, adapters in missing.items())
     body = {
         "status": "waiting" if waiting else "ready",
-        "adapters_not_ready": waiting,
+        "adapters_not_ready": missing,
+        "reasons": gateway.fleet.failures,
         "routes_age_s": round(gateway.watch.age_s, 3),
     }
     return Response(orjson.dumps(body), 503 if waiting else 200, media_type="application/json")
