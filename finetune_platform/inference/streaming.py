@@ -16,7 +16,7 @@ from finetune_platform.inference.sse import Event, SseParser
 
 DONE = b"[DONE]"
 
-LINGER_S = 0.05
+LINGER_S = 0.2
 """How long the end of the connection is waited for after `[DONE]`: seen, the connection serves the next request."""
 
 

@@ -158,7 +158,9 @@ async def _hang_after_chunk(server: MisbehavingServer, request: web.Request) -> 
 
 async def _drip(server: MisbehavingServer, request: web.Request) -> web.StreamResponse:
     if server.seen[-1].body.get("stream"):
-        return await _respond(request, *(bytes([b]) for b in WHOLE_STREAM), pause_s=0.003)
+        begun = len(sse(CHUNKS[0], CHUNKS[1]))
+        rest = (bytes([b]) for b in WHOLE_STREAM[begun:])
+        return await _respond(request, WHOLE_STREAM[:begun], *rest, pause_s=0.01)
     raw = json.dumps(ANSWER).encode() + b" " * 10_000
     return await _respond(request, *(bytes([b]) for b in raw), pause_s=0.01, kind="application/json")
 

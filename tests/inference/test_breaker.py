@@ -94,7 +94,7 @@ def test_a_trial_whose_caller_left_lets_the_next_one_in() -> None:
 
 def test_answers_to_requests_from_before_it_opened_change_nothing() -> None:
     breaker, clock = made(consecutive=2, open_s=1.0)
-    old = [breaker.acquire() for _ in range(4)]
+    old = [breaker.acquire() for _ in range(5)]
     for permit in old[:2]:
         assert permit is not None
         breaker.failed(permit)
@@ -106,6 +106,9 @@ def test_answers_to_requests_from_before_it_opened_change_nothing() -> None:
     assert trial is not None
     breaker.failed(old[3])
     breaker.released(old[3])
+    assert old[4] is not None
+    breaker.succeeded(old[4])
+    assert breaker.state == "half_open"
     assert breaker.acquire() is None  # the trial is still under way
     breaker.succeeded(trial)
     assert breaker.state == "closed"

@@ -137,6 +137,22 @@ def test_a_restarted_replica_gets_its_adapters_before_their_requests(tmp_path: P
     against(test)
 
 
+def test_a_replica_that_refused_a_connection_is_not_asked_before_it_confirmed_again(tmp_path: Path) -> None:
+    async def test(built: VllmEngine, restarted: FakeVllm, other: FakeVllm) -> None:
+        await built.load(adapter(tmp_path, "ad-1"))
+        await restarted.stop()
+        assert {await said(built, "ad-1") for _ in range(4)} == {"ad-1"}
+        await restarted.start()
+        assert {await said(built, "ad-1") for _ in range(4)} == {"ad-1"}
+        assert (restarted.asked, restarted.not_found) == ([], [])
+        await built.reconcile()
+        for _ in range(4):
+            await said(built, "ad-1")
+        assert restarted.asked
+
+    against(test, reconcile_s=60.0)
+
+
 def test_a_restart_between_two_requests_costs_no_answer(tmp_path: Path) -> None:
     async def test(built: VllmEngine, only: FakeVllm) -> None:
         await built.load(adapter(tmp_path, "ad-1"))
