@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
+import uvloop
 import yaml
 from reporting import finish
 
@@ -61,10 +63,10 @@ def measure(places: dict[str, tuple[str, str, str]], rounds: int, seconds: int) 
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in places}
     errors = dict.fromkeys(places, 0)
     for place in places.values():
-        asyncio.run(load(*place, rate=50, seconds=2))
+        uvloop.run(load(*place, rate=50, seconds=2))
     for number in range(rounds):
         for name, place in places.items():
-            times, failed = asyncio.run(load(*place, rate=RATE, seconds=seconds))
+            times, failed = uvloop.run(load(*place, rate=RATE, seconds=seconds))
             errors[name] += failed
             seen[name].append({"p50": quantile(times, 0.5), "p99": quantile(times, 0.99)})
             print(f"round {number + 1}/{rounds} {name}: {seen[name][-1]} ms, {failed} errors", flush=True)
@@ -91,8 +93,8 @@ def measure(places: dict[str, tuple[str, str, str]], rounds: int, seconds: int) 
 
 async def load(url: str, model: str, key: str, rate: int, seconds: int) -> tuple[list[float], int]:
     """Latencies in ms of requests that arrive at random moments, and how many failed."""
-    body = {"model": model, "messages": [{"role": "user", "content": PROMPT}], "temperature": 0}
-    headers = {"authorization": f"Bearer {key}"}
+    body = orjson.dumps({"model": model, "messages": [{"role": "user", "content": PROMPT}], "temperature": 0})
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
     times: list[float] = []
     failed = 0
     arrivals = random.Random(0)
@@ -102,7 +104,7 @@ async def load(url: str, model: str, key: str, rate: int, seconds: int) -> tuple
         async def one(due: float) -> None:
             nonlocal failed
             try:
-                async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as answer:
+                async with session.post(f"{url}/v1/chat/completions", data=body, headers=headers) as answer:
                     await answer.read()
                     if answer.status != 200:
                         failed += 1

@@ -6,6 +6,7 @@ python bench/stub_upstream.py PORT
 import json
 import sys
 
+import uvloop
 from aiohttp import web
 
 ANSWER = json.dumps(
@@ -39,4 +40,5 @@ if __name__ == "__main__":
     app = web.Application()
     app.router.add_post("/v1/chat/completions", answer)
     app.router.add_get("/v1/models", models)
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None)
+    loop = uvloop.new_event_loop()
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None, loop=loop)

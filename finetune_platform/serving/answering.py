@@ -222,7 +222,7 @@ class Answering:
         return error
 
     async def _note(self, ask: Ask, reply: Reply, answer: dict[str, Any] | None) -> None:
-        if (safe := self._noted(ask, reply, answer)) is not None:
+        if (safe := self._noted(ask, reply, answer)) is not None and not safe.done():
             # An interaction that cannot be kept is counted by the log and costs nobody an answer.
             with contextlib.suppress(NotLogged):
                 await asyncio.shield(asyncio.wrap_future(safe))

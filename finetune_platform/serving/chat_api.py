@@ -1,12 +1,13 @@
-"""OpenAI's endpoints: chat completions and plain ones, whole or streamed, and the list of models."""
+"""OpenAI's endpoints that answer: chat completions and plain ones, whole or streamed."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from finetune_platform.inference.chat import EngineError
@@ -24,7 +25,16 @@ INTERACTION_HEADER = "x-finetune-interaction"
 
 Render = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
-router = APIRouter()
+
+class DirectRoute(APIRoute):
+    """Hands the request to its endpoint, which reads it itself; what FastAPI would do before costs a third of all."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
+
+
+router = APIRouter(route_class=DirectRoute)
 
 
 def _json_body(model: type[Sampling]) -> dict[str, Any]:
@@ -80,27 +90,6 @@ async def completions(request: Request) -> Response:
         return EventStream(gateway, caller, reply, chunks, render, held.pop_all())
 
 
-@router.get("/v1/models")
-async def models(request: Request) -> Response:
-    """The tasks that the caller may use, one model each."""
-    gateway = gateway_of(request)
-    caller = gateway.caller_of(request, "answer")
-    data = [_model(served.name) for served in gateway.tasks_of(caller)]
-    return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
-
-
-@router.get("/v1/models/{model}")
-async def model(request: Request, model: str) -> Response:
-    """One of them."""
-    gateway = gateway_of(request)
-    served = gateway.task_of(gateway.caller_of(request, "answer"), model)
-    return Response(orjson.dumps(_model(served.name)), media_type="application/json")
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "finetune_platform"}
-
-
 def _without_prompt(sent: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in sent.items() if key != "prompt"}
 
@@ -115,7 +104,7 @@ def _ask(
 ) -> Ask:
     served = gateway.task_of(caller, asked.model)
     named = request.headers.get(SESSION_HEADER) or asked.session
-    session = session_key(caller.tenant, named) if named else gateway.ids.new(served.name, "base", None)
+    session = session_key(caller.tenant, named) if named else gateway.ids.session()
     return Ask(served, {**sent, "messages": messages}, session, caller.tenant, caller.key_id, asked.stream)
 
 

@@ -5,6 +5,7 @@
 
 import hashlib
 import hmac
+import random
 import secrets
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from finetune_platform.serving.plan import ARMS, BASE, Arm
 from finetune_platform.serving.tables import InstallationSecret
 
 LETTERS: dict[Arm, str] = {"champion": "c", "canary": "k", "shadow": "s", "base": "b", "tenant": "t", "fallback": "f"}
+LETTERS_ONLY = str.maketrans("0123456789", "ghijklmnop")
 SECRET_NAME = "interaction_seal"
 ADAPTER_PREFIX = "ad-"
 
@@ -36,12 +38,18 @@ class InteractionIds:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        # Unlike the system's source of randomness it never lets another thread in between.
+        self._random = random.Random(secrets.randbits(256))
 
     def new(self, task: str, arm: Arm, adapter: str | None) -> str:
         """A fresh id for an answer."""
         short = (adapter or BASE).removeprefix(ADAPTER_PREFIX)
-        body = f"{LETTERS[arm]}-{short}-{secrets.token_hex(8)}"
+        body = f"{LETTERS[arm]}-{short}-{self._random.getrandbits(64):016x}"
         return f"in-{body}-{self._seal(task, body)}"
+
+    def session(self) -> str:
+        """A fresh name for the session of a caller who names none; of letters, so that nothing in it looks personal."""
+        return f"{self._random.getrandbits(80):020x}".translate(LETTERS_ONLY)
 
     def read(self, interaction_id: str, tasks: Iterable[str]) -> Answered | None:
         """What an id says, if one of `tasks` gave it out; None else.

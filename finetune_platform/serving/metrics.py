@@ -10,6 +10,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._parts: dict[tuple[str, str, str, str], tuple[Counter, Histogram, Counter, Counter]] = {}
         arm = ("task", "arm", "adapter")
         self.requests = Counter(
             "finetune_requests", "Requests that an arm answered or failed.", (*arm, "outcome"), registry=self.registry
@@ -42,6 +43,24 @@ class Metrics:
         self.routes_age = Gauge(
             "finetune_routes_age_seconds", "Since the database last told the routes.", registry=self.registry
         )
+
+    def count(
+        self, task: str, arm: str, adapter: str, outcome: str, latency_s: float, prompt_tokens: int, completion_tokens: int
+    ) -> None:
+        """Counts a finished request."""
+        key = (task, arm, adapter, outcome)
+        if (parts := self._parts.get(key)) is None:
+            parts = self._parts[key] = (
+                self.requests.labels(*key),
+                self.latency.labels(task, arm),
+                self.tokens.labels(task, "prompt"),
+                self.tokens.labels(task, "completion"),
+            )
+        requests, latency, prompt, completion = parts
+        requests.inc()
+        latency.observe(latency_s)
+        prompt.inc(prompt_tokens)
+        completion.inc(completion_tokens)
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""

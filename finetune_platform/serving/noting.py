@@ -74,10 +74,8 @@ class Noting:
     def _count(self, ask: Ask, reply: Reply) -> None:
         task, arm, adapter = ask.served.name, reply.choice.arm, reply.choice.adapter or BASE
         outcome = "error" if reply.error is not None else reply.finish_reason or "stop"
-        self._metrics.requests.labels(task, arm, adapter, outcome).inc()
-        self._metrics.latency.labels(task, arm).observe(reply.latency_ms / 1000)
-        self._metrics.tokens.labels(task, "prompt").inc(reply.prompt_tokens)
-        self._metrics.tokens.labels(task, "completion").inc(reply.completion_tokens)
+        seconds = reply.latency_ms / 1000
+        self._metrics.count(task, arm, adapter, outcome, seconds, reply.prompt_tokens, reply.completion_tokens)
         for choice, _ in reply.errors:
             self._metrics.fallbacks.labels(task, choice.arm, choice.adapter or BASE).inc()
 

@@ -28,6 +28,9 @@ KILL_WAIT_S = 2.0
 
 JOIN_S = 5.0
 
+UNROUTED = Plan()
+"""Of a task that nobody has routed yet: the base model answers."""
+
 log = logging.getLogger(__name__)
 
 
@@ -102,7 +105,7 @@ class RouteWatch:
     def stored_plan(self, task: str) -> Plan:
         """The plan as it was last read, whatever its age: what should be loaded."""
         route = self._routes.get(task)
-        return route.plan if route is not None else Plan()
+        return route.plan if route is not None else UNROUTED
 
     def look(self) -> None:
         """Reads what has changed since the last look, then writes kills that wait.

@@ -21,7 +21,7 @@ from logged_rows import feedback, interaction, put_in, rows_of
 
 from finetune_platform.lake import Lake
 from finetune_platform.serving import stored_rows
-from finetune_platform.serving.interaction_log import InteractionLog
+from finetune_platform.serving.interaction_log import SHORT_BYTES, InteractionLog
 from finetune_platform.serving.interactions import (
     FEEDBACK_SCHEMA,
     INTERACTION_SCHEMA,
@@ -193,7 +193,8 @@ def test_more_rows_than_may_be_pending_are_refused_at_once_and_serving_goes_on(
     monkeypatch.setattr(stored_rows, "redact_json", slow)
     log = InteractionLog(tmp_path / "log", local_lake, max_pending=5)
     started = time.monotonic()
-    futures: list[Future[None]] = [log.record(interaction(n)) for n in range(9)]
+    long = {"messages": [{"role": "user", "content": "x" * 2 * SHORT_BYTES}]}
+    futures: list[Future[None]] = [log.record(interaction(n, request=long)) for n in range(9)]
     assert time.monotonic() - started < 1
     assert [future.done() for future in futures] == [False] * 5 + [True] * 4
     assert isinstance(futures[-1].exception(), NotLogged)

@@ -1,0 +1,31 @@
+"""OpenAI's list of models: one name a task."""
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from finetune_platform.serving.gateway import gateway_of
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> Response:
+    """The tasks that the caller may use, one model each."""
+    gateway = gateway_of(request)
+    caller = gateway.caller_of(request, "answer")
+    data = [_model(served.name) for served in gateway.tasks_of(caller)]
+    return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
+
+
+@router.get("/v1/models/{model}")
+async def model(request: Request, model: str) -> Response:
+    """One of them."""
+    gateway = gateway_of(request)
+    served = gateway.task_of(gateway.caller_of(request, "answer"), model)
+    return Response(orjson.dumps(_model(served.name)), media_type="application/json")
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "finetune_platform"}
