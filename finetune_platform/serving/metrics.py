@@ -45,7 +45,14 @@ class Metrics:
         )
 
     def count(
-        self, task: str, arm: str, adapter: str, outcome: str, latency_s: float, prompt_tokens: int, completion_tokens: int
+        self,
+        task: str,
+        arm: str,
+        adapter: str,
+        outcome: str,
+        latency_s: float,
+        prompt_tokens: int,
+        completion_tokens: int,
     ) -> None:
         """Counts a finished request."""
         key = (task, arm, adapter, outcome)
