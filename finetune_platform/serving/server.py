@@ -4,7 +4,6 @@ What the parts do stands in their own files.
 """
 
 import gc
-import importlib
 import logging
 import secrets
 import socket
@@ -125,9 +124,6 @@ def serve(gateway: Gateway, host: str, port: int) -> None:
 
     from finetune_platform.serving.one_packet import OnePacketProtocol
 
-    # The first flush needs both; loaded then, they would hold the interpreter for a third of a second.
-    for heavy in ("deltalake", "pandas"):
-        importlib.import_module(heavy)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # What is there now stays: to walk through it again and again would stop every request for a tenth of a second.
     gc.collect()
