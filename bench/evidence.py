@@ -8,20 +8,15 @@
 """
 
 import argparse
-import json
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import canary_simulations as rollouts
 import gate_simulations as simulated
+from reporting import finish
 
-RESULTS = Path(__file__).parent / "results"
 ROWS = (60, 230, 500)
 EQUAL = simulated.World(candidate=0.4, reference=0.4)
 ALIKE = simulated.World(candidate=0.4, reference=0.4, copied=0.95)
@@ -40,15 +35,7 @@ def main() -> None:
     started = time.perf_counter()
     result = PROCEDURES[args.procedure](args.quick)
     result["figures"]["seconds"] = round(time.perf_counter() - started, 1)
-    for name, figure in result["figures"].items():
-        print(f"{name:<60} {figure}")
-    if not args.quick:
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{result['name']}.json"
-        path.write_text(json.dumps({**result, "machine": machine()}, indent=2) + "\n")
-        print(f"written to {path}")
-    print(json.dumps(result) if args.json else f"ok: {result['ok']}")
-    sys.exit(0 if result["ok"] or args.quick else 1)
+    finish(result, args.quick, args.json, ("numpy", "scipy"))
 
 
 def gates(quick: bool) -> dict[str, Any]:
@@ -147,16 +134,6 @@ def _detection(name: str, found: rollouts.Rates) -> dict[str, float]:
 def _met(figures: dict[str, float], bounds: dict[str, Callable[[float], bool]]) -> bool:
     """Whether every figure keeps the bound of its kind; kinds without one are only reported."""
     return all(bounds[kind](share) for name, share in figures.items() if (kind := name.partition(",")[0]) in bounds)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        **{name: version(name) for name in ("numpy", "scipy")},
-    }
 
 
 PROCEDURES: dict[str, Callable[[bool], dict[str, Any]]] = {"gates": gates, "canary": canary}

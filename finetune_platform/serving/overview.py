@@ -9,7 +9,7 @@ from typing import Any
 from finetune_platform.database import Database
 from finetune_platform.serving import rollouts, routes
 from finetune_platform.serving.latency_bins import slow_limit_ms
-from finetune_platform.serving.rollout_progress import comparison, guardrail_views
+from finetune_platform.serving.rollout_progress import comparison, guardrail_views, margin_of_step
 from finetune_platform.serving.tables import RolloutRow
 from finetune_platform.serving.traffic import Counts, Told, told
 from finetune_platform.task import Task
@@ -56,7 +56,7 @@ def rollout_of(row: RolloutRow, task: Task, now: datetime) -> dict[str, Any]:
             "observed": compared.observed,
             "lower": compared.bounds.lower,
             "upper": compared.bounds.upper,
-            "must_exceed": -task.rollout.margin,
+            "must_exceed": -margin_of_step(progress, task.rollout),
         },
         "guardrails": [
             {

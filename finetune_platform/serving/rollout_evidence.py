@@ -16,6 +16,16 @@ WINDOW_N = 300
 """Champion's outcomes in one window: as short as a peak of the day on a busy task, long enough for a bound."""
 
 
+GROSS = 1.5
+"""Times the champion's worst rate that a canary which answers everything may reach: equal canaries whose users grow
+unhappier by a tenth each day were rolled back in 21% of simulated rollouts without it, in 1% with it."""
+
+
+def margin_alone(rate: float, margin: float) -> float:
+    """How far above a champion's rate of bad outcomes a canary may lie when no champion answers beside it."""
+    return max(margin, (GROSS - 1.0) * rate)
+
+
 class ArmCounts(Record):
     """What one arm answered in one tick, or in several added up.
 
@@ -118,12 +128,13 @@ class GuardrailEvidence(Record):
     def without_champion(self, canary: Outcomes, margin: float) -> "GuardrailEvidence":
         """After a tick in which the canary answered everything.
 
-        It is compared to the champion at its worst so far, plus `margin`: rates move with the hour, and nothing beside
-        the canary shows by how much, so only a gross failure can be told from a bad hour.
+        It is compared to the champion at its worst so far, plus `margin` or `GROSS` times as high: rates move with the
+        hour and the week, and nothing beside the canary shows by how much, so only a gross failure can be told.
         """
         if self.champion_at_worst is None:
             return self
-        evidence = self.evidence.seen_alone(*canary, self.champion_at_worst + margin)
+        worst = self.champion_at_worst
+        evidence = self.evidence.seen_alone(*canary, worst + margin_alone(worst, margin))
         return self.model_copy(update={"evidence": evidence})
 
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from finetune_platform.manifests import Record
 from finetune_platform.sequential import Bounds, difference_bounds
-from finetune_platform.serving.rollout_evidence import ArmCounts, GuardrailEvidence, Outcomes
+from finetune_platform.serving.rollout_evidence import ArmCounts, GuardrailEvidence, Outcomes, margin_alone
 from finetune_platform.task_serving import Guardrail, Rollout
 
 State = Literal["pending", "running", "held", "promoted", "rolled_back", "aborted"]
@@ -139,6 +139,14 @@ def guardrail_views(progress: Progress, rollout: Rollout) -> list[GuardrailView]
         )
         for name in rollout.guardrails
     ]
+
+
+def margin_of_step(progress: Progress, rollout: Rollout) -> float:
+    """How far below the champion's the share of good requests may lie; wider at 100% (see `margin_alone`)."""
+    champion = progress.champion
+    if not (progress.alone and champion.n):
+        return rollout.margin
+    return margin_alone(1.0 - champion.good / champion.n, rollout.margin)
 
 
 def comparison(progress: Progress, rollout: Rollout) -> Comparison:

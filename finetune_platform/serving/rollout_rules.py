@@ -9,8 +9,14 @@ from typing import Literal
 
 from finetune_platform.manifests import Record
 from finetune_platform.sequential import difference_bounds
-from finetune_platform.serving.rollout_evidence import ArmCounts, watch
-from finetune_platform.serving.rollout_progress import GuardrailView, Progress, comparison, guardrail_views
+from finetune_platform.serving.rollout_evidence import ArmCounts, margin_alone, watch
+from finetune_platform.serving.rollout_progress import (
+    GuardrailView,
+    Progress,
+    comparison,
+    guardrail_views,
+    margin_of_step,
+)
 from finetune_platform.serving.rollout_words import counted, guardrail_words, hours, success_words
 from finetune_platform.task_serving import Rollout
 
@@ -76,7 +82,7 @@ def promotion(progress: Progress, rollout: Rollout, now: datetime, by_hand: str 
         f"the shadow phase lasted {hours(progress.lasted(now))}, {counted(progress.step_canary.n, 'answer')}"
         if progress.shadow
         else f"{counted(progress.step_canary.n, 'request')} in {hours(progress.lasted(now))}; "
-        + success_words(comparison(progress, rollout), rollout.margin)
+        + success_words(comparison(progress, rollout), margin_of_step(progress, rollout))
     )
     if not progress.shadow and progress.step + 1 == len(progress.steps):
         reason = f"promoted to champion: {why}"
@@ -116,9 +122,9 @@ def _undecided(progress: Progress, rollout: Rollout, views: list[GuardrailView])
     if progress.shadow:
         return []
     undecided = []
-    compared = comparison(progress, rollout)
-    if compared.observed is None or compared.bounds.lower <= -rollout.margin:
-        undecided.append(success_words(compared, rollout.margin))
+    compared, margin = comparison(progress, rollout), margin_of_step(progress, rollout)
+    if compared.observed is None or compared.bounds.lower <= -margin:
+        undecided.append(success_words(compared, margin))
     return undecided + [f"not yet clear: {guardrail_words(v)}" for v in views if _open(v, progress, rollout)]
 
 
@@ -135,7 +141,8 @@ def _open(view: GuardrailView, progress: Progress, rollout: Rollout) -> bool:
     if evidence.best_return < CLEARED:
         return False
     bounds = difference_bounds(*view.canary, *view.champion, rollout.alpha)
-    return bounds.upper >= rollout.margin
+    rate = view.champion.bad / view.champion.n
+    return bounds.upper >= (margin_alone(rate, rollout.margin) if progress.alone else rollout.margin)
 
 
 def _hold(progress: Progress, rollout: Rollout) -> timedelta:
