@@ -32,6 +32,8 @@ class Settings(BaseSettings):
         oidc_issuer: Identity provider whose tokens people may show the gateway; "" for none.
         oidc_audience: What that provider calls the gateway.
         oidc_roles_claim: Claim with a person's roles, or the path to it: `realm_access.roles`.
+        otlp_endpoint: An OTLP/HTTP collector, such as `http://127.0.0.1:4318`; "" sends no traces.
+        otlp_traces_endpoint: The whole address for traces, where it is not `/v1/traces` below `otlp_endpoint`.
     """
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
@@ -48,6 +50,8 @@ class Settings(BaseSettings):
     oidc_issuer: str = ""
     oidc_audience: str = Field(default="", validate_default=True)
     oidc_roles_claim: str = "roles"
+    otlp_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    otlp_traces_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
     @field_validator("oidc_issuer")
     @classmethod
@@ -67,6 +71,15 @@ class Settings(BaseSettings):
         if others.data.get("oidc_issuer") and not audience:
             raise ValueError("is needed with OIDC_ISSUER")
         return audience
+
+    @field_validator("otlp_endpoint", "otlp_traces_endpoint")
+    @classmethod
+    def speak_http(cls, endpoint: str) -> str:
+        """The usual `host:4317` is gRPC's, which is not spoken here."""
+        url = urlsplit(endpoint)
+        if endpoint and (url.scheme not in ("http", "https") or not url.hostname):
+            raise ValueError("must be an address such as http://collector:4318")
+        return endpoint
 
     @field_validator("database_url")
     @classmethod
@@ -97,6 +110,12 @@ class Settings(BaseSettings):
         if "://" not in (lake := str(filled["lake_url"])):
             filled["lake_url"] = str(Path(lake).expanduser().absolute())
         return filled
+
+    @property
+    def traces_endpoint(self) -> str:
+        """Where traces go; "" where nobody wants them."""
+        below = f"{self.otlp_endpoint.removesuffix('/')}/v1/traces" if self.otlp_endpoint else ""
+        return self.otlp_traces_endpoint or below
 
     @property
     def lake_is_local(self) -> bool:

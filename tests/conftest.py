@@ -22,6 +22,8 @@ from finetune_platform.database import Database
 from finetune_platform.lake import Lake
 from finetune_platform.settings import Settings, settings
 
+TRACING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
 _fresh = itertools.count()
 
 
@@ -105,7 +107,7 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def settings_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """An installation of its own: home, lake, database and tasks folder below `tmp_path`."""
-    for name in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "LAUNCHER", "FINETUNE_CACHE_DIR"):
+    for name in ("MLFLOW_TRACKING_URI", "DAGSTER_HOME", "LAUNCHER", "FINETUNE_CACHE_DIR", *TRACING):
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "home"
     monkeypatch.setenv("FINETUNE_HOME", str(home))

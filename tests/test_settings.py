@@ -114,3 +114,20 @@ def test_a_provider_needs_an_audience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OIDC_ISSUER", "https://id.example")
     with pytest.raises(BadInput, match=r"OIDC_AUDIENCE: .*needed with OIDC_ISSUER"):
         settings()
+
+
+def test_traces_go_where_the_standard_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings().traces_endpoint == ""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/")
+    settings.cache_clear()
+    assert settings().traces_endpoint == "http://collector:4318/v1/traces"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://traces.example/otlp")
+    settings.cache_clear()
+    assert settings().traces_endpoint == "https://traces.example/otlp"
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4317", "/v1/traces", "http://"])
+def test_a_collector_needs_a_whole_address(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    with pytest.raises(BadInput, match=r"OTEL_EXPORTER_OTLP_ENDPOINT: .*http://collector:4318"):
+        settings()

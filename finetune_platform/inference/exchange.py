@@ -14,6 +14,7 @@ import aiohttp
 
 from finetune_platform.inference import answers
 from finetune_platform.inference.chat import EngineError
+from finetune_platform.inference.trace_context import TRACE_HEADERS
 
 MAX_ANSWER_BYTES = 16 * 2**20
 MAX_ERROR_BYTES = 64 * 2**10
@@ -132,7 +133,9 @@ class Http:
             self._session = self._open()
         try:
             # A redirect would carry the key and the prompt to a server that nobody configured.
-            return await self._session.request(method, url, data=payload, allow_redirects=False)
+            return await self._session.request(
+                method, url, data=payload, headers=TRACE_HEADERS.get(), allow_redirects=False
+            )
         except aiohttp.ConnectionTimeoutError as error:
             raise AttemptFailed(504, f"{name} accepts no connection", again=True) from error
         except TimeoutError as error:

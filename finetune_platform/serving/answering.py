@@ -11,14 +11,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune_platform.inference.chat import EngineError
+from finetune_platform.serving import tracing
 from finetune_platform.serving.interaction_ids import InteractionIds
 from finetune_platform.serving.plan import BASE, Choice, Plan, choose, fallbacks
 from finetune_platform.serving.served_task import ServedTask
 from finetune_platform.serving.traffic import ArmKey, Traffic
 from finetune_platform.serving.write_ahead import NotLogged
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 T = TypeVar("T")
 
@@ -56,6 +60,7 @@ class Reply:
     format_valid: bool | None = None
     refused: bool = False
     error: str | None = None
+    span: "Span | None" = None
 
 
 class _Withdrawn(EngineError):
@@ -97,10 +102,18 @@ class Answering:
         ids: Makes interaction ids.
         traffic: Counts.
         noted: Hears of every finished request.
+        spans: Makes a span of every arm that is asked.
     """
 
-    def __init__(self, plan_of: Callable[[str], Plan], ids: InteractionIds, traffic: Traffic, noted: Noted) -> None:
-        self._plan_of, self._ids, self._traffic, self._noted = plan_of, ids, traffic, noted
+    def __init__(
+        self,
+        plan_of: Callable[[str], Plan],
+        ids: InteractionIds,
+        traffic: Traffic,
+        noted: Noted,
+        spans: tracing.Tracing = tracing.OFF,
+    ) -> None:
+        self._plan_of, self._ids, self._traffic, self._noted, self._spans = plan_of, ids, traffic, noted, spans
 
     async def complete(self, ask: Ask) -> tuple[Reply, dict[str, Any]]:
         """A whole answer.
@@ -121,6 +134,9 @@ class Answering:
                 continue
             self._finish_whole(ask, reply, answer)
             await self._note(ask, reply, answer)
+            # Where the log was slow it may be withdrawn by now. Counted and logged it is: nobody else is asked.
+            if not self._allowed(ask, choice):
+                raise _Withdrawn
             return reply, answer
         raise await self._nobody(ask, tried)
 
@@ -163,6 +179,7 @@ class Answering:
             answer = await self._ask(ask, reply)
         except EngineError as error:
             if error.callers_fault:
+                _end_span(reply, "refused", error.status)
                 return
             self._fail(ask, reply, error)
         else:
@@ -209,6 +226,7 @@ class Answering:
             if reply.error is None and not whole and reply.finish_reason is None:
                 reply.finish_reason = "cancelled"
                 self._measure(reply, usage)
+                _end_span(reply, "cancelled")
             elif reply.error is None:
                 self._finish(ask, reply, usage)
             await self._note(ask, reply, None)
@@ -234,7 +252,9 @@ class Answering:
     def _reply(self, ask: Ask, choice: Choice, tried: _Tried) -> Reply:
         # The body is made now: by the time of the note the fleet may have forgotten the adapter's prompt.
         body = ask.served.body_for(ask.request, choice.adapter)
-        return Reply(self._ids.new(ask.served.name, *choice), choice, body, time.perf_counter(), tried.errors)
+        interaction_id = self._ids.new(ask.served.name, *choice)
+        span = self._spans.begin(ask.served.name, choice, interaction_id, ask.streamed)
+        return Reply(interaction_id, choice, body, time.perf_counter(), tried.errors, span=span)
 
     def _failed(self, ask: Ask, reply: Reply, error: EngineError) -> None:
         """Counts that an arm did not answer.
@@ -244,6 +264,7 @@ class Answering:
                 full. Asking another would only move the load, and make it heavier.
         """
         if error.callers_fault:
+            _end_span(reply, "refused", error.status)
             raise error
         self._fail(ask, reply, error)
         if error.status == 429:
@@ -252,7 +273,9 @@ class Answering:
     def _fail(self, ask: Ask, reply: Reply, error: EngineError) -> None:
         reply.error = error.message
         self._measure(reply, None)
-        if not isinstance(error, _Withdrawn):
+        withdrawn = isinstance(error, _Withdrawn)
+        _end_span(reply, "withdrawn" if withdrawn else "error", error.status)
+        if not withdrawn:
             self._traffic.failed(_key(ask, reply.choice))
 
     def _measure(self, reply: Reply, usage: Mapping[str, Any] | None) -> None:
@@ -277,6 +300,7 @@ class Answering:
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
         )
+        _end_span(reply, reply.finish_reason or "stop")
 
 
 async def _in_time(ask: Ask, what: Awaitable[T]) -> T:
@@ -294,3 +318,8 @@ async def _in_time(ask: Ask, what: Awaitable[T]) -> T:
 
 def _key(ask: Ask, choice: Choice) -> ArmKey:
     return ArmKey(ask.served.name, choice.adapter or BASE, choice.arm)
+
+
+def _end_span(reply: Reply, outcome: str, status: int | None = None) -> None:
+    if reply.span is not None:
+        tracing.end(reply.span, outcome, reply.prompt_tokens, reply.completion_tokens, status)

@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
-from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from finetune_platform.serving import chat_api, feedback_api, models_api, operator_api, status_api
@@ -16,7 +15,6 @@ from finetune_platform.serving.operator_api import ActionRequest
 from finetune_platform.serving.requests import RequestRefused
 from finetune_platform.serving.wire import error_body
 
-NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 TITLE = "finetune_platform gateway"
 BODIES = (ChatRequest, CompletionRequest, FeedbackRequest, ActionRequest)
 SCHEMAS = "#/components/schemas/"
@@ -67,7 +65,8 @@ def build_app(gateway: Gateway) -> FastAPI:
         async with gateway.running():
             yield
 
-    app = FastAPI(title=TITLE, version="1", lifespan=lifespan, docs_url=None, redoc_url=None, telemetry=NO_TELEMETRY)
+    telemetry = gateway.tracing.of_requests
+    app = FastAPI(title=TITLE, version="1", lifespan=lifespan, docs_url=None, redoc_url=None, telemetry=telemetry)
     app.state.gateway = gateway
     for part in (chat_api, models_api, feedback_api, operator_api):
         app.include_router(part.router, responses=ERRORS)

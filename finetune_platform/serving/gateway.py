@@ -22,6 +22,7 @@ from finetune_platform.serving.requests import RequestRefused
 from finetune_platform.serving.rollout_clock import RolloutClock
 from finetune_platform.serving.served_task import ServedTask
 from finetune_platform.serving.shadow import Shadow
+from finetune_platform.serving.tracing import Tracing
 from finetune_platform.serving.traffic import Traffic
 from finetune_platform.serving.watch import RouteWatch
 
@@ -45,6 +46,7 @@ class Gateway:
     noting: Noting
     metrics: Metrics
     rollout_clock: RolloutClock
+    tracing: Tracing
 
     @contextlib.asynccontextmanager
     async def running(self):  # type: ignore[no-untyped-def]
@@ -77,6 +79,7 @@ class Gateway:
         self.directory.stop()
         self.traffic.stop()
         self.log.close()
+        self.tracing.stop()
 
     def caller_of(self, request: Request, permission: Permission) -> Caller:
         """Who asks, if that person or program may.

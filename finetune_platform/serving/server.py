@@ -32,6 +32,7 @@ from finetune_platform.serving.noting import Noting
 from finetune_platform.serving.rollout_clock import RolloutClock
 from finetune_platform.serving.served_task import ServedTask
 from finetune_platform.serving.shadow import Shadow
+from finetune_platform.serving.tracing import tracing_to
 from finetune_platform.serving.traffic import Traffic
 from finetune_platform.serving.watch import RouteWatch
 from finetune_platform.settings import Settings
@@ -73,12 +74,12 @@ def build_gateway(
     traffic = Traffic(database, name)
     interactions = InteractionLog(place.finetune_home / "interactions", lake)
     ids = InteractionIds(installation_secret(database))
-    fleet_of: list[Fleet] = []
-    watch = RouteWatch(database, lambda changed: fleet_of[0].wake_soon())
+    watch = RouteWatch(database, place.finetune_home / "kills")
     noting = Noting(name, interactions, metrics, {t.name: Sampler(t.name, t.serving.log_share) for t in tasks})
-    answering = Answering(watch.plan, ids, traffic, noting)
+    tracing = tracing_to(place.traces_endpoint, name)
+    answering = Answering(watch.plan, ids, traffic, noting, tracing)
     fleet = Fleet(served, lake, place.cache_dir / "adapters", watch.stored_plan)
-    fleet_of.append(fleet)
+    watch.listen(lambda changed: fleet.wake_soon())
     return Gateway(
         name=name,
         tasks=served,
@@ -95,6 +96,7 @@ def build_gateway(
         noting=noting,
         metrics=metrics,
         rollout_clock=RolloutClock(tasks, database),
+        tracing=tracing,
     )
 
 

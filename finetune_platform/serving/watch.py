@@ -2,7 +2,7 @@
 
 A change is in force on every gateway within a second. While the database is away the last snapshot serves on, without
 canary and shadow: their withdrawal could not be heard. A kill that cannot be written takes effect here at once and is
-written when the database is back.
+written when the database is back, by the next gateway on this machine if this one has ended by then.
 """
 
 import logging
@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from finetune_platform.database import Database
 from finetune_platform.errors import BadInput, FinetuneError, PermanentError
 from finetune_platform.serving import routes
+from finetune_platform.serving.kept_kills import KeptKill, KeptKills
 from finetune_platform.serving.plan import Plan, in_doubt
 from finetune_platform.serving.routes import Route
 
@@ -31,6 +33,9 @@ JOIN_S = 5.0
 UNROUTED = Plan()
 """Of a task that nobody has routed yet: the base model answers."""
 
+Listener = Callable[[Mapping[str, Plan]], None]
+"""Called in the watching thread with the changed tasks and their plans; must not raise."""
+
 log = logging.getLogger(__name__)
 
 
@@ -38,8 +43,7 @@ log = logging.getLogger(__name__)
 class _Kill:
     """One that is in force here and not written yet; `refused` is why it never will be."""
 
-    actor: str
-    reason: str
+    asked: KeptKill
     settled: threading.Event = field(default_factory=threading.Event)
     refused: PermanentError | None = None
 
@@ -49,7 +53,7 @@ class RouteWatch:
 
     Args:
         database: Where they are stored.
-        on_change: Called in the watching thread with the changed tasks and their plans; must not raise.
+        kills: Folder that keeps kills until they are written; None: they last as long as the process.
         poll_s: Seconds between two looks.
         clock: Monotonic seconds.
     """
@@ -57,11 +61,13 @@ class RouteWatch:
     def __init__(
         self,
         database: Database,
-        on_change: Callable[[Mapping[str, Plan]], None] = lambda changed: None,
+        kills: Path | None = None,
         poll_s: float = POLL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._database, self._on_change, self._poll_s, self._clock = database, on_change, poll_s, clock
+        self._database, self._poll_s, self._clock = database, poll_s, clock
+        self._kept = KeptKills(kills)
+        self._listeners: list[Listener] = []
         self._routes: dict[str, Route] = {}
         self._kills: dict[str, _Kill] = {}
         self._looked_at = float("-inf")
@@ -70,12 +76,19 @@ class RouteWatch:
         self._looking = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="route-watch", daemon=True)
 
+    def listen(self, listener: Listener) -> None:
+        """Has somebody hear of every change from now on."""
+        self._listeners.append(listener)
+
     def start(self) -> None:
-        """Looks once, then on in a thread.
+        """Looks once, then on in a thread. Kills that an earlier gateway could not write are in force at once.
 
         Raises:
             FinetuneError: The database does not answer: a gateway that knows no route must not start.
         """
+        for task, asked in self._kept.left().items():
+            log.warning("%s: a kill that could not be written is in force: %s", task, asked.reason)
+            self._kills[task] = _Kill(asked)
         self.look()
         self._thread.start()
 
@@ -97,7 +110,7 @@ class RouteWatch:
         kill = self._kills.get(task)
         plan = self.stored_plan(task)
         if kill is not None:
-            return plan.model_copy(update={"killed": plan.killed or kill.reason})
+            return plan.model_copy(update={"killed": plan.killed or kill.asked.reason})
         if (plan.canary or plan.shadow) and self.age_s > LEASE_S:
             return in_doubt(plan)
         return plan
@@ -123,7 +136,9 @@ class RouteWatch:
             self._routes = {**self._routes, **found}
             self._looked_at = asked_at
             if found:
-                self._on_change({task: route.plan for task, route in found.items()})
+                changed = {task: route.plan for task, route in found.items()}
+                for listener in self._listeners:
+                    listener(changed)
             for task, kill in list(self._kills.items()):
                 self._write(task, kill)
 
@@ -137,8 +152,11 @@ class RouteWatch:
             BadInput: No reason is given, or one that cannot be stored: the kill is not in force.
         """
         routes.check_kill(task, reason)
-        kill = self._kills.setdefault(task, _Kill(actor, reason))
+        kill = self._kills.setdefault(task, _Kill(KeptKill(actor, reason)))
         self._wake.set()
+        self._kept.keep(task, kill.asked)
+        if kill.settled.is_set():
+            self._kept.forget(task)
         # Not written in this thread: whoever kills must not hang with a database that does.
         written = kill.settled.wait(KILL_WAIT_S)
         if kill.refused is not None:
@@ -176,7 +194,7 @@ class RouteWatch:
 
     def _write(self, task: str, kill: _Kill) -> None:
         try:
-            route = routes.kill(self._database, task, actor=kill.actor, reason=kill.reason)
+            route = routes.kill(self._database, task, actor=kill.asked.actor, reason=kill.asked.reason)
         except PermanentError as error:
             # Tried again and again it would keep every other change from being heard.
             log.error("%s: a kill cannot be written and is dropped: %s", task, error)
@@ -185,6 +203,7 @@ class RouteWatch:
             self._routes = {**self._routes, task: route}
         del self._kills[task]
         kill.settled.set()
+        self._kept.forget(task)
 
     def _run(self) -> None:
         away = False

@@ -1,6 +1,7 @@
 """A request's way to an answer: who is asked in which order, what is counted, noted and shown of it."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -253,6 +254,22 @@ def test_a_stream_is_broken_off_when_its_adapter_may_not_answer_any_more(world: 
     assert (reply.error, reply.text) == (broken, "one ")
     assert world.figures() == {} and len(world.noted) == 1
     assert world.engine.open_streams == 0
+
+
+def test_an_answer_withdrawn_while_the_log_takes_it_is_not_shown(world: World) -> None:
+    def slow_note(ask: Ask, reply: Reply, answer: Any) -> "Future[None]":
+        safe: Future[None] = Future()
+
+        def written() -> None:
+            world.plan = without(PLAN, "ad-2")
+            safe.set_result(None)
+
+        threading.Timer(0.05, written).start()
+        return safe
+
+    slow = Answering(lambda task: world.plan, world.ids, world.traffic, slow_note)
+    with pytest.raises(EngineError, match="withdrawn"):
+        asyncio.run(slow.complete(world.ask()))
 
 
 def test_a_stream_whose_adapter_is_withdrawn_before_its_first_piece_is_answered_by_another(world: World) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from finetune_platform.database import Database
 from finetune_platform.database_engine import serialize
 from finetune_platform.errors import BadInput, FinetuneError, TransientError
 from finetune_platform.serving import routes
+from finetune_platform.serving.kept_kills import UNREADABLE
 from finetune_platform.serving.plan import Plan
 from finetune_platform.serving.routes import Route, edited
 from finetune_platform.serving.watch import KILL_WAIT_S, LEASE_S, RouteWatch
@@ -49,7 +51,8 @@ TRIAL = {"champion": "ad-1", "canary": "ad-2", "canary_share": 0.25, "shadow": "
 def test_every_gateway_hears_of_a_change_within_a_second(database: Database, database_url: str) -> None:
     heard: list[Mapping[str, Plan]] = []
     elsewhere = Database(database_url)
-    with watching(database, on_change=heard.append) as here, watching(elsewhere) as there:
+    with watching(database) as here, watching(elsewhere) as there:
+        here.listen(heard.append)
         assert here.plan("topics") == Plan()
         for champion in ("ad-1", "ad-2", "ad-3"):
             change(database, champion=champion)
@@ -124,6 +127,57 @@ def test_a_kill_acts_at_once_while_the_database_is_away_and_is_written_when_it_i
         database.close()
         assert watch.kill("topics", "key:k1", "once more")
         assert len([e for e in audit.entries(database) if e.action == "route.kill"]) == 1
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_kill_outlives_the_gateway_that_could_not_write_it(
+    database: Database, tmp_path: Path, outage: Any, damage: bool
+) -> None:
+    change(database, champion="ad-1")
+    ended = RouteWatch(database, tmp_path / "kills", poll_s=3600.0)
+    ended.start()
+    with outage():
+        assert not ended.kill("topics", "key:k1", "wrong")
+        ended.stop()
+        (kept,) = (tmp_path / "kills").iterdir()
+        if damage:
+            kept.write_text('{"actor": "ke')
+        started = RouteWatch(database, tmp_path / "kills")
+        with pytest.raises(FinetuneError):
+            started.start()
+        assert started.plan("topics").killed is not None
+        assert kept.is_file()
+    started.start()
+    assert started.stored_plan("topics").killed == ("wrong" if not damage else UNREADABLE)
+    entry = list(audit.entries(database))[-1]
+    assert (entry.action, entry.actor) == ("route.kill", "gateway" if damage else "key:k1")
+    assert list((tmp_path / "kills").iterdir()) == []
+    started.stop()
+
+
+@pytest.mark.parametrize("reason", ["wrong", "\ud800"])
+def test_a_kill_that_is_settled_is_not_repeated_by_the_next_gateway(
+    database: Database, tmp_path: Path, reason: str
+) -> None:
+    with watching(database, kills=tmp_path / "kills") as watch:
+        try:
+            assert watch.kill("topics", "key:k1", reason)
+        except BadInput:
+            assert reason == "\ud800"
+        else:
+            watch.revive("topics", "key:k1", "mended")
+        seconds_until(lambda: list((tmp_path / "kills").iterdir()) == [])
+    with watching(database, kills=tmp_path / "kills") as watch:
+        assert watch.plan("topics").killed is None
+
+
+def test_a_kill_is_in_force_where_it_cannot_be_kept(database: Database, tmp_path: Path, outage: Any) -> None:
+    (tmp_path / "kills").write_text("no folder")
+    with watching(database, kills=tmp_path / "kills") as watch:
+        with outage():
+            assert not watch.kill("topics", "key:k1", "wrong")
+            assert watch.plan("topics").killed == "wrong"
+        seconds_until(lambda: watch.stored_plan("topics").killed == "wrong")
 
 
 def test_who_kills_does_not_hang_with_a_database_that_does(database: Database) -> None:
