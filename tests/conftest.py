@@ -9,6 +9,7 @@ import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,11 +141,22 @@ class TaskFile(Protocol):
 
 
 @pytest.fixture
-def task_file(tmp_path: Path) -> TaskFile:
+def task_file(tmp_path: Path, task_file_in: "TaskFileIn") -> TaskFile:
     """A factory of small valid task files with sixty rows of data, in the tasks folder of `settings_env`."""
-    folder = tmp_path / "tasks"
+    return partial(task_file_in, tmp_path / "tasks")
 
-    def write(**overrides: Any) -> Path:
+
+class TaskFileIn(Protocol):
+    """A `TaskFile` for any folder."""
+
+    def __call__(self, folder: Path, **overrides: Any) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def task_file_in() -> TaskFileIn:
+    """The same for fixtures that outlive a test."""
+
+    def write(folder: Path, **overrides: Any) -> Path:
         task = _merged(_small_task(), overrides)
         data = folder / "data" / "tickets.jsonl"
         data.parent.mkdir(parents=True, exist_ok=True)

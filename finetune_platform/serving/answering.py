@@ -252,7 +252,7 @@ class Answering:
     def _reply(self, ask: Ask, choice: Choice, tried: _Tried) -> Reply:
         # The body is made now: by the time of the note the fleet may have forgotten the adapter's prompt.
         body = ask.served.body_for(ask.request, choice.adapter)
-        interaction_id = self._ids.new(ask.served.name, *choice)
+        interaction_id = self._ids.new(ask.served.name, *choice, ask.tenant)
         span = self._spans.begin(ask.served.name, choice, interaction_id, ask.streamed)
         return Reply(interaction_id, choice, body, time.perf_counter(), tried.errors, span=span)
 

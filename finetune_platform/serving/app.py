@@ -5,9 +5,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
+from finetune_platform.errors import TransientError
 from finetune_platform.serving import chat_api, feedback_api, models_api, operator_api, status_api
 from finetune_platform.serving.gateway import Gateway
 from finetune_platform.serving.openai_types import ChatRequest, CompletionRequest, FeedbackRequest
@@ -20,40 +22,6 @@ BODIES = (ChatRequest, CompletionRequest, FeedbackRequest, ActionRequest)
 SCHEMAS = "#/components/schemas/"
 OPEN_PATHS = ("/healthz", "/readyz", "/metrics")
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": meaning, "content": {"application/json": {"schema": {"$ref": f"{SCHEMAS}Error"}}}}
-    for status, meaning in {
-        400: "The request is wrong; `param` names the field.",
-        401: "No key, or one that is not known, expired or revoked.",
-        403: "The key may not do this.",
-        404: "No such model, task or interaction for this key.",
-        408: "The body took too long to arrive.",
-        409: "Not possible in the present state.",
-        413: "The body is too large.",
-        429: "Too many requests; `Retry-After` says when to come back.",
-        502: "The model's server failed.",
-        503: "Nothing is ready to answer.",
-        504: "The model took too long.",
-    }.items()
-}
-
-ERROR_SCHEMA = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
-
 
 def build_app(gateway: Gateway) -> FastAPI:
     """The application over one gateway, which runs while the application does."""
@@ -65,14 +33,24 @@ def build_app(gateway: Gateway) -> FastAPI:
         async with gateway.running():
             yield
 
-    telemetry = gateway.tracing.of_requests
-    app = FastAPI(title=TITLE, version="1", lifespan=lifespan, docs_url=None, redoc_url=None, telemetry=telemetry)
+    app = FastAPI(
+        title=TITLE,
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=gateway.tracing.of_requests,
+        # A redirect would go to whatever host the request named.
+        redirect_slashes=False,
+    )
     app.state.gateway = gateway
-    for part in (chat_api, models_api, feedback_api, operator_api):
-        app.include_router(part.router, responses=ERRORS)
-    app.include_router(status_api.router)
+    for part in (chat_api, models_api, feedback_api, operator_api, status_api):
+        app.include_router(part.router)
     app.add_exception_handler(RequestRefused, _refused)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _no_such_place)
+    app.add_exception_handler(TransientError, _away)
+    app.add_exception_handler(Exception, _broken)
     app.openapi = lambda: openapi_of(app)  # type: ignore[method-assign]
     mount_operator_page(app, gateway)
     return app
@@ -87,10 +65,10 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
             schema = model.model_json_schema(ref_template=SCHEMAS + "{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
-        schemas["Error"] = ERROR_SCHEMA
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in document["paths"].items():
             for operation in operations.values():
+                operation["responses"].pop("422", None)  # What the framework finds wrong with a path is a 404 here.
                 if path not in OPEN_PATHS:
                     operation["security"] = [{"key": []}]
         app.openapi_schema = document
@@ -101,6 +79,21 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestRefused)
     request.app.state.gateway.metrics.refused.labels(str(error.status)).inc()
     return error.response()
+
+
+async def _no_such_place(request: Request, error: Exception) -> Response:
+    """Only paths are left to the framework to check."""
+    return await _refused(request, RequestRefused(404, "there is no such task, model or action"))
+
+
+async def _away(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TransientError)
+    return await _refused(request, RequestRefused(503, error.problem))
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """A bug: the framework logs it, the caller is told nothing of it."""
+    return Response(error_body(500, "the gateway failed"), 500, None, "application/json")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

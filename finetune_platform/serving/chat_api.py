@@ -8,14 +8,26 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from finetune_platform.inference.chat import EngineError
 from finetune_platform.serving import wire
 from finetune_platform.serving.answering import Ask, Reply
 from finetune_platform.serving.callers import Caller
+from finetune_platform.serving.documented import (
+    ADMITTED,
+    EVENTS,
+    READ,
+    SIGNED_IN,
+    Answers,
+    ChatCompletion,
+    TextCompletion,
+    answers,
+    errors,
+)
 from finetune_platform.serving.gateway import Gateway, gateway_of
-from finetune_platform.serving.openai_types import ChatRequest, CompletionRequest, Sampling
+from finetune_platform.serving.openai_types import SESSION_CHARS, ChatRequest, CompletionRequest, Sampling
 from finetune_platform.serving.plan import BASE, session_key
 from finetune_platform.serving.requests import RequestRefused, read_request, refusal_of
 
@@ -37,12 +49,21 @@ class DirectRoute(APIRoute):
 router = APIRouter(route_class=DirectRoute)
 
 
+NAMED = {ADAPTER_HEADER: "Which adapter answered.", INTERACTION_HEADER: "What to send feedback by."}
+FAILURES = errors(*SIGNED_IN, *READ, *ADMITTED, 404, 502, 504)
+
+
 def _json_body(model: type[Sampling]) -> dict[str, Any]:
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-@router.post("/v1/chat/completions", openapi_extra=_json_body(ChatRequest))
+def _completed(model: type[BaseModel]) -> Answers:
+    whole = answers(model, "The answer; with `stream`, chunks of it as server-sent events.", NAMED)
+    return {200: {**whole[200], **EVENTS}, **FAILURES}
+
+
+@router.post("/v1/chat/completions", openapi_extra=_json_body(ChatRequest), responses=_completed(ChatCompletion))
 async def chat_completions(request: Request) -> Response:
     """Answers a chat. `model` is the task's name; which adapter answers is the platform's choice."""
     gateway = gateway_of(request)
@@ -63,7 +84,7 @@ async def chat_completions(request: Request) -> Response:
         return EventStream(gateway, caller, reply, chunks, render, held.pop_all())
 
 
-@router.post("/v1/completions", openapi_extra=_json_body(CompletionRequest))
+@router.post("/v1/completions", openapi_extra=_json_body(CompletionRequest), responses=_completed(TextCompletion))
 async def completions(request: Request) -> Response:
     """Answers prompts without chat markup: each is one user message to the task."""
     gateway = gateway_of(request)
@@ -103,7 +124,7 @@ def _ask(
     messages: list[dict[str, Any]],
 ) -> Ask:
     served = gateway.task_of(caller, asked.model)
-    named = request.headers.get(SESSION_HEADER) or asked.session
+    named = request.headers.get(SESSION_HEADER, "")[:SESSION_CHARS] or asked.session
     session = session_key(caller.tenant, named) if named else gateway.ids.session()
     return Ask(served, {**sent, "messages": messages}, session, caller.tenant, caller.key_id, asked.stream)
 

@@ -11,6 +11,7 @@ from finetune_platform.database import Database
 from finetune_platform.database_engine import serialize
 from finetune_platform.errors import TransientError
 from finetune_platform.serving.callers import Caller
+from finetune_platform.serving.documented import ADMITTED, READ, SIGNED_IN, Kept, answers, errors
 from finetune_platform.serving.gateway import Gateway, gateway_of
 from finetune_platform.serving.interaction_ids import Answered
 from finetune_platform.serving.interactions import FeedbackEvent
@@ -25,6 +26,7 @@ router = APIRouter()
 
 @router.post(
     "/v1/feedback",
+    responses={**answers(Kept, "It is kept."), **errors(*SIGNED_IN, *READ, *ADMITTED, 404)},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -41,7 +43,7 @@ async def feedback(request: Request) -> Response:
         if asked.positive is None:
             raise RequestRefused(400, "say at least one of rating, accepted and correction", "invalid_value")
         names = [served.name for served in gateway.tasks_of(caller)]
-        answered = gateway.ids.read(asked.interaction_id, names)
+        answered = gateway.ids.read(asked.interaction_id, names, caller.tenant)
         if answered is None:
             raise RequestRefused(404, "no interaction has this id", "interaction_not_found", "interaction_id")
         try:

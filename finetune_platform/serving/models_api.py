@@ -5,12 +5,13 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from finetune_platform.serving.documented import SIGNED_IN, Model, ModelList, answers, errors
 from finetune_platform.serving.gateway import gateway_of
 
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses={**answers(ModelList, "The models."), **errors(*SIGNED_IN)})
 async def models(request: Request) -> Response:
     """The tasks that the caller may use, one model each."""
     gateway = gateway_of(request)
@@ -19,7 +20,7 @@ async def models(request: Request) -> Response:
     return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
 
 
-@router.get("/v1/models/{model}")
+@router.get("/v1/models/{model}", responses={**answers(Model, "The model."), **errors(*SIGNED_IN, 404)})
 async def model(request: Request, model: str) -> Response:
     """One of them."""
     gateway = gateway_of(request)

@@ -6,7 +6,7 @@ On a small machine a needless packet costs as much as a tenth of the gateway's w
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from finetune_platform.serving.bounded_http import BoundedProtocol
 
 
 class JoinedWrites:
@@ -41,8 +41,8 @@ class JoinedWrites:
         return getattr(self.transport, name)
 
 
-class OnePacketProtocol(HttpToolsProtocol):
-    """Uvicorn's HTTP with joined writes."""
+class OnePacketProtocol(BoundedProtocol):
+    """Uvicorn's HTTP, bounded, with joined writes."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]

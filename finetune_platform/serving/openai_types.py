@@ -1,7 +1,8 @@
 """What a caller may send, in OpenAI's names: checked before anything is spent on it.
 
-Fields that are not named here pass through to the engine, which says what it does not support. Answers are built in
-`wire.py`.
+A field that is not named here is refused: servers behind the gateway know more of them, and some say where to ask, what
+to load or how often to answer. What is named goes to the engine as it was sent, which says what it does not support.
+Answers are built in `wire.py`.
 """
 
 from typing import Any, Literal
@@ -11,18 +12,28 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 MODEL_CHARS = 128
 SESSION_CHARS = 256
 
+TEXT: dict[str, Any] = {"type": "string"}
+WORD = {**TEXT, "minLength": 1}
+FEW_WORDS: list[Any] = [WORD, {"type": "array", "items": WORD, "maxItems": 4}, {"type": "null"}]
+STREAM_OF_MANY: dict[str, Any] = {
+    "required": ["stream", "prompt"],
+    "properties": {"stream": {"const": True}, "prompt": {"type": "array", "minItems": 2}},
+}
+SOME_PROMPTS: list[Any] = [TEXT, {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 64}]
+"""In JSON Schema, what validators below say."""
+
 
 class TextPart(BaseModel):
     """One part of a message. Other kinds than text have no place in a text model."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     type: Literal["text"]
     text: str
 
 
 class ChatMessage(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
@@ -37,8 +48,17 @@ class ChatMessage(BaseModel):
         return fields
 
 
+class Tool(BaseModel):
+    """One that the caller runs. Other kinds are run by servers, which go where the caller says."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["function"]
+    function: dict[str, Any]
+
+
 class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     include_usage: bool = False
 
@@ -46,7 +66,8 @@ class StreamOptions(BaseModel):
 class Sampling(BaseModel):
     """What both kinds of completion share."""
 
-    model_config = ConfigDict(extra="allow")
+    # Strict: what is sent on is what was sent, so "5" must not be taken for 5 here.
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str = Field(min_length=1, max_length=MODEL_CHARS, description="The task's name.")
     stream: bool = False
@@ -54,9 +75,22 @@ class Sampling(BaseModel):
     max_tokens: int | None = Field(default=None, gt=0, le=1_000_000)
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
-    stop: str | list[str] | None = None
+    stop: str | list[str] | None = Field(default=None, json_schema_extra={"anyOf": FEW_WORDS})
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     user: str | None = Field(default=None, max_length=SESSION_CHARS)
+    n: Literal[1] | None = None
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31)
+    min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    logit_bias: dict[str, float] | None = None
+    metadata: dict[str, str] | None = Field(default=None, description="`session_id` names the session.")
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = Field(default=None, description="Names the session where nothing else does.")
+    prompt_cache_retention: str | None = None
 
     @field_validator("stop")
     @classmethod
@@ -74,11 +108,8 @@ class Sampling(BaseModel):
     @property
     def session(self) -> str | None:
         """What the caller says belongs together."""
-        extra = self.model_extra or {}
-        metadata = extra.get("metadata")
-        named = metadata.get("session_id") if isinstance(metadata, dict) else None
-        found = next((v for v in (named, extra.get("prompt_cache_key"), self.user) if isinstance(v, str) and v), None)
-        return found[:SESSION_CHARS] if found else None
+        named = (self.metadata or {}).get("session_id") or self.prompt_cache_key or self.user
+        return named[:SESSION_CHARS] if named else None
 
 
 class ChatRequest(Sampling):
@@ -86,12 +117,25 @@ class ChatRequest(Sampling):
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=2048)
     max_completion_tokens: int | None = Field(default=None, gt=0, le=1_000_000)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    modalities: list[Literal["text"]] | None = None
+    prediction: dict[str, Any] | None = None
 
 
 class CompletionRequest(Sampling):
     """A request for a plain completion: each prompt is one user message to the task."""
 
-    prompt: str | list[str]
+    model_config = ConfigDict(json_schema_extra={"not": STREAM_OF_MANY})
+
+    prompt: str | list[str] = Field(json_schema_extra={"anyOf": SOME_PROMPTS})
 
     @field_validator("prompt")
     @classmethod
@@ -105,10 +149,17 @@ class CompletionRequest(Sampling):
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
+SAYS_SOMETHING: list[Any] = [
+    {"required": [name], "properties": {name: {"type": kind}}}
+    for name, kind in (("rating", "string"), ("accepted", "boolean"), ("correction", "string"))
+]
+"""In JSON Schema: one of the fields is there and not null."""
+
+
 class FeedbackRequest(BaseModel):
     """What a caller says of one answer; at least one of rating, correction and accepted."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"anyOf": SAYS_SOMETHING})
 
     interaction_id: str = Field(
         max_length=128, description="The answer's `id`, also in its x-finetune-interaction header."

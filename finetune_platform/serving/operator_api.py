@@ -10,9 +10,10 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from finetune_platform.errors import BadInput, TransientError
+from finetune_platform.errors import BadInput
 from finetune_platform.serving import rollouts
 from finetune_platform.serving.callers import Caller
+from finetune_platform.serving.documented import READ, SIGNED_IN, Done, History, Tasks, answers, errors
 from finetune_platform.serving.gateway import Gateway, gateway_of
 from finetune_platform.serving.overview import history_of, overview_of
 from finetune_platform.serving.requests import RequestRefused, read_request
@@ -26,9 +27,9 @@ Action = Literal["step", "hold", "resume", "abort", "rollback", "demote", "kill"
 class ActionRequest(BaseModel):
     """Why."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    reason: str = Field(min_length=1, max_length=2000)
+    reason: str = Field(min_length=1, max_length=2000, json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"})
 
     @field_validator("reason")
     @classmethod
@@ -38,7 +39,7 @@ class ActionRequest(BaseModel):
         return reason
 
 
-@router.get("/tasks")
+@router.get("/tasks", responses={**answers(Tasks, "The tasks."), **errors(*SIGNED_IN)})
 async def tasks(request: Request) -> Response:
     """Every task that the caller may use: route, rollout, traffic of the last hour."""
     gateway = gateway_of(request)
@@ -47,7 +48,7 @@ async def tasks(request: Request) -> Response:
     return _json({"tasks": found})
 
 
-@router.get("/tasks/{task}/history")
+@router.get("/tasks/{task}/history", responses={**answers(History, "Oldest first."), **errors(*SIGNED_IN, 404)})
 async def history(request: Request, task: str) -> Response:
     """Which adapter served what share when."""
     gateway = gateway_of(request)
@@ -57,6 +58,7 @@ async def history(request: Request, task: str) -> Response:
 
 @router.post(
     "/tasks/{task}/{action}",
+    responses={**answers(Done, "It is done."), **errors(*SIGNED_IN, *READ, 404, 409)},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -74,8 +76,6 @@ async def act(request: Request, task: str, action: Action) -> Response:
         told = await asyncio.to_thread(perform, gateway, served, action, caller.actor, asked.reason)
     except BadInput as error:
         raise RequestRefused(409, f"{error.problem}; {error.mend}", "not_possible") from error
-    except TransientError as error:
-        raise RequestRefused(503, error.problem) from error
     return _json({"task": task, "action": action, **told})
 
 

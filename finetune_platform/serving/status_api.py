@@ -2,19 +2,23 @@
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
+from finetune_platform.serving.documented import Alive, Ready, answers
 from finetune_platform.serving.gateway import gateway_of
 
 router = APIRouter()
 
+READY = answers(Ready, "Every champion is ready.")
 
-@router.get("/healthz")
+
+@router.get("/healthz", responses=answers(Alive, "It serves."))
 async def healthz() -> Response:
     """200 while the process serves requests: what a supervisor restarts by."""
     return Response(b'{"status":"ok"}', media_type="application/json")
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={**READY, 503: {"model": Ready, "description": "A champion is not ready here."}})
 async def readyz(request: Request) -> Response:
     """What a balancer asks: 503 while a champion is not ready here, so that others answer for it; 200 else.
 
@@ -38,7 +42,7 @@ async def readyz(request: Request) -> Response:
     return Response(orjson.dumps(body), 503 if waiting else 200, media_type="application/json")
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """For Prometheus. Its labels name tasks and adapters: keep it from the outside at the reverse proxy."""
     gateway = gateway_of(request)

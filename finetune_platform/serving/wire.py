@@ -9,20 +9,18 @@ import orjson
 DONE = b"data: [DONE]\n\n"
 
 ERROR_TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     408: "timeout_error",
-    413: "invalid_request_error",
-    422: "invalid_request_error",
+    409: "conflict_error",
     429: "rate_limit_error",
 }
 
 
 def error_body(status: int, message: str, code: str | None = None, param: str | None = None) -> bytes:
     """An error as OpenAI's clients read it."""
-    kind = ERROR_TYPES.get(status, "server_error")
+    kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 

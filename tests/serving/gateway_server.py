@@ -13,6 +13,7 @@ from finetune_platform.inference.chat import ChatEngine
 from finetune_platform.serving.app import build_app
 from finetune_platform.serving.gateway import Gateway
 from finetune_platform.serving.keys import create_key
+from finetune_platform.serving.one_packet import OnePacketProtocol
 from finetune_platform.serving.server import build_gateway
 from finetune_platform.settings import Settings
 from finetune_platform.task import Task
@@ -46,7 +47,9 @@ class Running:
 def running_gateway(place: Settings, tasks: Sequence[Task], engines: Mapping[str, ChatEngine]) -> Iterator[Running]:
     """Serves until the block ends."""
     gateway = build_gateway(place, tasks, lambda line: None, engines)
-    config = uvicorn.Config(build_app(gateway), host="127.0.0.1", port=0, log_level="warning", lifespan="on")
+    config = uvicorn.Config(
+        build_app(gateway), host="127.0.0.1", port=0, log_level="warning", lifespan="on", http=OnePacketProtocol
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
