@@ -258,6 +258,27 @@ def serve(
 
 
 @app.command()
+def index(task: TaskName) -> None:
+    """Index the documents of a task's retrieval section; a corpus that has not changed is only read."""
+    from finetune_platform.commands.retrieve import index_task
+
+    index_task(task)
+
+
+@app.command()
+def retrieve(
+    task: TaskName,
+    question: Annotated[str, typer.Argument(help="As a user would ask it.")],
+    count: Annotated[int | None, typer.Option("--count", "-k", min=1, help="Default: retrieval.top_k.")] = None,
+    json: Json = False,
+) -> None:
+    """Show the passages that a question finds, with scores and places."""
+    from finetune_platform.commands.retrieve import retrieve as show_passages
+
+    show_passages(task, question, count, json)
+
+
+@app.command()
 def kill(
     task: AnyTask = None,
     everything: Annotated[bool, typer.Option("--all", help="Every task.")] = False,

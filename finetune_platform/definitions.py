@@ -15,6 +15,7 @@ from finetune_platform.assets.interactions import (
     interactions_observation,
     interactions_schedules,
 )
+from finetune_platform.assets.retrieval_index import retrieval_index, retrieval_job, retrieval_schedule
 from finetune_platform.resources.artifact_io import ArtifactIOManager
 from finetune_platform.resources.local_launcher import LocalLauncher
 from finetune_platform.resources.storage import DatabaseResource, LakeResource
@@ -55,6 +56,7 @@ def build_defs(tasks: Sequence[Task] | None = None, resources: Mapping[str, Any]
     place = settings()
     found = find_tasks(place.tasks_dir) if tasks is None else list(tasks)
     per_task = [_definitions_of(task) for task in found]
+    per_task += [_retrieval_of(task) for task in found if task.retrieval is not None]
     return Definitions.merge(
         Definitions(resources={**build_resources(place), **(resources or {})}, executor=in_process_executor),
         *per_task,
@@ -75,6 +77,13 @@ def _definitions_of(task: Task) -> Definitions:
         ],
         sensors=[new_data_sensor(task, chain), rollout_step_sensor(task, rollout)],
     )
+
+
+def _retrieval_of(task: Task) -> Definitions:
+    """What a task with documents has besides."""
+    job = retrieval_job(task)
+    schedule = retrieval_schedule(task, job)
+    return Definitions(assets=[retrieval_index(task)], jobs=[job], schedules=[] if schedule is None else [schedule])
 
 
 @definitions

@@ -128,6 +128,26 @@ class TrainingManifest(Manifest):
     mlflow_run_id: str | None = None
 
 
+class IndexManifest(Manifest):
+    """`retrieval_index`: `chunks.parquet`, `vectors.npy`, `words/` (BM25), `set_aside.parquet`.
+
+    `cut_short` counts chunks longer than the embedder reads: their ends are found by words only.
+    """
+
+    FOLDER = "retrieval_indexes"
+
+    documents: int
+    chunks: int
+    files: list[SourceRecord]
+    set_aside: dict[str, int]
+    settings: dict[str, int]
+    embedder: str
+    embedder_id: str
+    cut_short: int = 0
+    funnel: list[FunnelStep]
+    versions: dict[str, str]
+
+
 class GateResult(Record):
     """One gate's outcome. `observed`, `lower`, `upper` are the metric, or its difference to `versus`."""
 

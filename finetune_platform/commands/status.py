@@ -52,7 +52,7 @@ def source_hashes(task: Task, lake: Lake) -> Mapping[str, str | None]:
 
     A pinned package cannot change, so it is named and not fetched; a missing source is absent.
     """
-    from finetune_platform.curation.locations import find_files
+    from finetune_platform.locations import find_files
 
     found: dict[str, str | None] = {}
     for source in task.sources:

@@ -7,7 +7,6 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from finetune_platform.curation.locations import SourceFile, find_files
 from finetune_platform.curation.parquet_rows import ParquetRows
 from finetune_platform.curation.rejections import Rejected
 from finetune_platform.curation.sources import SourceReader
@@ -15,6 +14,7 @@ from finetune_platform.curation.strata import name_strata
 from finetune_platform.errors import BadInput
 from finetune_platform.identity import content_id
 from finetune_platform.lake import Lake
+from finetune_platform.locations import SourceFile, find_files
 from finetune_platform.manifests import MANIFEST_NAME, FunnelStep, RawManifest
 from finetune_platform.progress import Report, Ticker
 from finetune_platform.rows import EXAMPLE_SCHEMA, REJECTED_SCHEMA

@@ -63,28 +63,6 @@ class HashingStream(io.RawIOBase):
         return self._hash.hexdigest()
 
 
-class ChunkStream(io.RawIOBase):
-    """The byte stream that an iterator of chunks makes; wrap it in `io.BufferedReader`."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = memoryview(chunk)
-        size = min(len(buffer), len(self._rest))
-        buffer[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size
-
-
 def read_lines(stream: BinaryIO, max_bytes: int) -> Iterator[Line]:
     """Every line of `stream`, blank ones included; never more than about three times `max_bytes` in memory.
 

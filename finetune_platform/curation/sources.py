@@ -12,9 +12,9 @@ from typing import BinaryIO
 from finetune_platform.curation.csv_rows import column_positions, line_too_long, read_record, read_records
 from finetune_platform.curation.formats import Draft, OtherFormat, parse_json, read_row
 from finetune_platform.curation.lines import HashingStream, Line, read_lines
-from finetune_platform.curation.locations import SourceFile
 from finetune_platform.curation.rejections import RefusedRow, Rejected, rejected
 from finetune_platform.errors import BadInput
+from finetune_platform.locations import SourceFile
 from finetune_platform.manifests import SourceRecord
 from finetune_platform.rows import Example
 from finetune_platform.task import Curation, Source, SourceFormat

@@ -14,6 +14,7 @@ from finetune_platform.manifests import (
     AdapterManifest,
     DatasetManifest,
     EvaluationManifest,
+    IndexManifest,
     Manifest,
     RawManifest,
     TrainingManifest,
@@ -28,10 +29,13 @@ CHAIN: dict[str, type[Manifest]] = {
 }
 """Assets in the order of the flow, each with the manifest of what it makes."""
 
+KINDS: dict[str, type[Manifest]] = {**CHAIN, "retrieval_index": IndexManifest}
+"""Every asset that makes an artifact, those beside the chain too."""
+
 
 def artifact_path(asset: str, task: str, artifact_id: str) -> str:
     """Folder inside the lake of one artifact."""
-    return CHAIN[asset].path_of(task, artifact_id)
+    return KINDS[asset].path_of(task, artifact_id)
 
 
 def read_manifest(lake: Lake, asset: str, task: str, artifact_id: str) -> Manifest:
@@ -42,7 +46,7 @@ def read_manifest(lake: Lake, asset: str, task: str, artifact_id: str) -> Manife
     """
     path = artifact_path(asset, task, artifact_id)
     try:
-        return lake.manifest(CHAIN[asset], path)
+        return lake.manifest(KINDS[asset], path)
     except FileNotFoundError as error:
         raise BadInput(
             f"{lake.url_of(path)}: {asset} {artifact_id} is recorded, but its manifest is not there",

@@ -14,6 +14,7 @@ from finetune_platform.manifests import (
     AdapterManifest,
     DatasetManifest,
     EvaluationManifest,
+    IndexManifest,
     Manifest,
     RawManifest,
     Record,
@@ -42,7 +43,7 @@ class LineageStep(Record):
 
 
 class Lineage(Record):
-    """From an artifact back to its sources: `steps` from it to `raw_examples`."""
+    """From an artifact back to its sources: `steps` from it to `raw_examples`, or an index alone with its files."""
 
     task: str
     artifact_id: str
@@ -75,6 +76,8 @@ def lineage(name: str, lake: Lake, database: Database) -> Lineage:
         steps.append(_step(asset, manifest, lake, runs.get(artifact_id)))
         if isinstance(manifest, RawManifest):
             sources = manifest.sources
+        elif isinstance(manifest, IndexManifest):
+            sources = manifest.files
         asset = _next(manifest)
         artifact_id = manifest.parents[asset] if asset else ""
     aliases = history(database, start.task, start.artifact_id)
@@ -131,5 +134,8 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
             return {**{name: split.rows for name, split in manifest.splits.items()}, "rejected": manifest.rejected}
         case RawManifest():
             return {"rows": manifest.rows, "rejected": sum(source.rejected for source in manifest.sources)}
+        case IndexManifest():
+            facts = {"documents": manifest.documents, "chunks": manifest.chunks}
+            return {**facts, "set aside": sum(manifest.set_aside.values()), "embedder": manifest.embedder}
         case _:
             return {}

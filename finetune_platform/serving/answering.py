@@ -7,13 +7,14 @@ at again after a whole answer, and before every piece of a streamed one.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune_platform.inference.chat import EngineError
+from finetune_platform.retrieval.index import Passage
 from finetune_platform.serving import tracing
 from finetune_platform.serving.interaction_ids import InteractionIds
 from finetune_platform.serving.plan import BASE, Choice, Plan, choose, fallbacks
@@ -29,7 +30,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ask:
-    """One request to a task: `request` has plain messages, `session` is what sticks together."""
+    """One request to a task: `request` has plain messages, `session` is what sticks together.
+
+    `passages` were found for it; None: the task names no corpus.
+    """
 
     served: ServedTask
     request: Mapping[str, Any]
@@ -37,6 +41,7 @@ class Ask:
     tenant: str = ""
     key_id: str = ""
     streamed: bool = False
+    passages: Sequence[Passage] | None = None
 
 
 @dataclass
@@ -251,7 +256,7 @@ class Answering:
 
     def _reply(self, ask: Ask, choice: Choice, tried: _Tried) -> Reply:
         # The body is made now: by the time of the note the fleet may have forgotten the adapter's prompt.
-        body = ask.served.body_for(ask.request, choice.adapter)
+        body = ask.served.body_for(ask.request, choice.adapter, ask.passages or ())
         interaction_id = self._ids.new(ask.served.name, *choice, ask.tenant)
         span = self._spans.begin(ask.served.name, choice, interaction_id, ask.streamed)
         return Reply(interaction_id, choice, body, time.perf_counter(), tried.errors, span=span)

@@ -1,5 +1,6 @@
 """OpenAI's endpoints that answer: chat completions and plain ones, whole or streamed."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -72,14 +73,17 @@ async def chat_completions(request: Request) -> Response:
         held.enter_context(gateway.limits.admitted(caller))
         asked, sent = await read_request(request, ChatRequest)
         ask = _ask(gateway, caller, request, asked, sent, [message.plain() for message in asked.messages])
+        ask = await gateway.grounding.grounded(ask)
         if not asked.stream:
             reply, answer = await _complete(gateway, caller, ask)
-            return _json(wire.as_answer(answer, reply.interaction_id, asked.model), reply)
+            return _json(wire.cited(wire.as_answer(answer, reply.interaction_id, asked.model), ask.passages), reply)
         reply, chunks = await _begin(gateway, ask)
 
         def render(chunk: dict[str, Any]) -> Mapping[str, Any] | None:
-            shown = chunk["choices"] or asked.wants_usage
-            return wire.as_answer(chunk, reply.interaction_id, asked.model) if shown else None
+            if not (chunk["choices"] or asked.wants_usage):
+                return None
+            passages = ask.passages if wire.is_last(chunk) else None
+            return wire.cited(wire.as_answer(chunk, reply.interaction_id, asked.model), passages)
 
         return EventStream(gateway, caller, reply, chunks, render, held.pop_all())
 
@@ -98,6 +102,7 @@ async def completions(request: Request) -> Response:
             _ask(gateway, caller, request, asked, _without_prompt(sent), [{"role": "user", "content": prompt}])
             for prompt in asked.prompts
         ]
+        asks = list(await asyncio.gather(*(gateway.grounding.grounded(ask) for ask in asks)))
         if not asked.stream:
             return await _plain_completions(gateway, caller, asks, asked.model)
         reply, chunks = await _begin(gateway, asks[0])
@@ -106,7 +111,10 @@ async def completions(request: Request) -> Response:
             if not chunk["choices"] and not asked.wants_usage:
                 return None
             usage = chunk.get("usage") if asked.wants_usage else None
-            return wire.text_completion(wire.text_chunk(chunk, 0), usage, reply.interaction_id, asked.model)
+            choices = wire.text_chunk(chunk, 0)
+            if wire.is_last(chunk):
+                choices = [wire.cited(choice, asks[0].passages) for choice in choices]
+            return wire.text_completion(choices, usage, reply.interaction_id, asked.model)
 
         return EventStream(gateway, caller, reply, chunks, render, held.pop_all())
 
@@ -154,7 +162,7 @@ async def _plain_completions(gateway: Gateway, caller: Caller, asks: list[Ask], 
     reply: Reply | None = None
     for index, ask in enumerate(asks):
         reply, answer = await _complete(gateway, caller, ask)
-        choices.append(wire.text_choice(answer, index))
+        choices.append(wire.cited(wire.text_choice(answer, index), ask.passages))
         prompt_tokens += reply.prompt_tokens
         completion_tokens += reply.completion_tokens
     assert reply is not None  # a request has at least one prompt

@@ -12,6 +12,7 @@ from finetune_platform.inference.chat import ChatEngine
 from finetune_platform.serving.answering import Answering
 from finetune_platform.serving.callers import Caller, Directory, Refused
 from finetune_platform.serving.fleet import Fleet
+from finetune_platform.serving.grounding import Grounding
 from finetune_platform.serving.interaction_ids import InteractionIds
 from finetune_platform.serving.interaction_log import InteractionLog
 from finetune_platform.serving.limits import Limits
@@ -38,6 +39,7 @@ class Gateway:
     limits: Limits
     watch: RouteWatch
     fleet: Fleet
+    grounding: Grounding
     answering: Answering
     shadow: Shadow
     ids: InteractionIds
@@ -56,13 +58,16 @@ class Gateway:
         self.traffic.start()
         self.rollout_clock.start()
         await self.fleet.reconcile()
-        keeping = asyncio.create_task(self.fleet.run())
+        await self.grounding.look()
+        keeping = [asyncio.create_task(part.run()) for part in (self.fleet, self.grounding)]
         try:
             yield
         finally:
-            keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeping
+            for task in keeping:
+                task.cancel()
+            for task in keeping:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             await self.shadow.close()
             for engine in self.engines():
                 await engine.close()

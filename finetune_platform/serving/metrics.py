@@ -23,6 +23,16 @@ class Metrics:
         self.fallbacks = Counter(
             "finetune_fallbacks", "Arms that did not answer, so that another did.", arm, registry=self.registry
         )
+        self.retrievals = Counter(
+            "finetune_retrievals",
+            "Searches for passages; all but `found` were answered without any.",
+            ("task", "outcome"),
+            registry=self.registry,
+        )
+        self.retrieval_seconds = Histogram(
+            "finetune_retrieval_seconds", "From a question to its passages.", ("task",), registry=self.registry,
+            buckets=LATENCY_BUCKETS_S,
+        )  # fmt: skip
         self.refused = Counter(
             "finetune_refused", "Requests refused before an engine was asked.", ("status",), registry=self.registry
         )

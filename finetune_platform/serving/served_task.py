@@ -4,12 +4,14 @@ Which adapter answers is the plan's decision; loading it is `fleet.py`'s.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from finetune_platform.inference.chat import ChatEngine
+from finetune_platform.retrieval.index import Passage
+from finetune_platform.retrieval.prompt import with_passages
 from finetune_platform.task import Task
 from finetune_platform.task_serving import EngineKind
 
@@ -55,12 +57,15 @@ class ServedTask:
     def engine_of(self, adapter: str | None) -> ChatEngine:
         return self.base if adapter is None else self.engine
 
-    def body_for(self, request: Mapping[str, Any], adapter: str | None) -> dict[str, Any]:
+    def body_for(
+        self, request: Mapping[str, Any], adapter: str | None, passages: Sequence[Passage] = ()
+    ) -> dict[str, Any]:
         """What the engine is asked: the caller's request under the prompt that belongs to who answers.
 
         Args:
             request: A checked chat request with plain messages.
             adapter: Who answers.
+            passages: What was found for it.
         """
         prompt = self.task.baseline_prompt if adapter is None else self.prompts[adapter]
         messages = list(request["messages"])
@@ -68,6 +73,8 @@ class ServedTask:
             messages = [m for m in messages if m["role"] != "system"]
         if prompt and not (messages and messages[0]["role"] == "system"):
             messages = [{"role": "system", "content": prompt}, *messages]
+        if passages and self.task.retrieval is not None:
+            messages = with_passages(messages, passages, self.task.retrieval)
         asked = request.get("max_completion_tokens") or request.get("max_tokens") or self.most_tokens
         rest = {k: v for k, v in request.items() if k not in ("max_completion_tokens", "model", "stream")}
         # Evaluated greedily, so served greedily; servers of others may refuse a temperature, and have their own.

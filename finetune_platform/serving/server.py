@@ -23,6 +23,7 @@ from finetune_platform.serving.app import build_app
 from finetune_platform.serving.callers import Directory
 from finetune_platform.serving.fleet import Fleet
 from finetune_platform.serving.gateway import Gateway
+from finetune_platform.serving.grounding import Grounding
 from finetune_platform.serving.interaction_ids import InteractionIds, installation_secret
 from finetune_platform.serving.interaction_log import InteractionLog
 from finetune_platform.serving.interactions import Sampler
@@ -88,6 +89,7 @@ def build_gateway(
         limits=Limits(),
         watch=watch,
         fleet=fleet,
+        grounding=Grounding(served, lake, database, place.cache_dir, metrics),
         answering=answering,
         shadow=Shadow(watch.plan, answering),
         ids=ids,

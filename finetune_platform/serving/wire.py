@@ -1,10 +1,13 @@
 """Answers and errors as bytes, in OpenAI's shapes."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
+
+from finetune_platform.retrieval.index import Passage
+from finetune_platform.retrieval.prompt import citations
 
 DONE = b"data: [DONE]\n\n"
 
@@ -32,6 +35,16 @@ def event(value: Mapping[str, Any]) -> bytes:
 def as_answer(answer: dict[str, Any], interaction_id: str, model: str) -> dict[str, Any]:
     """An engine's `chat.completion` under the caller's names: the task's as model, the interaction's as id."""
     return {**answer, "id": interaction_id, "model": model}
+
+
+def cited(part: dict[str, Any], passages: Sequence[Passage] | None) -> dict[str, Any]:
+    """An answer, or one choice of it, with the passages that its prompt held; as it is for a task without a corpus."""
+    return part if passages is None else {**part, "citations": citations(passages)}
+
+
+def is_last(chunk: Mapping[str, Any]) -> bool:
+    """Whether a streamed chunk ends its choice."""
+    return any(choice.get("finish_reason") for choice in chunk["choices"])
 
 
 def text_choice(answer: Mapping[str, Any], index: int) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_platform.curation.lines import BOM, ChunkStream, HashingStream, read_lines
+from finetune_platform.curation.lines import BOM, HashingStream, read_lines
+from finetune_platform.locations import ChunkStream
 
 
 class Endless(io.RawIOBase):

@@ -9,11 +9,11 @@ from example_rows import chat, jsonl
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from finetune_platform.curation.locations import SourceFile
 from finetune_platform.curation.rejections import Rejected
 from finetune_platform.curation.sources import SourceReader
 from finetune_platform.errors import BadInput
 from finetune_platform.identity import canonical_json
+from finetune_platform.locations import SourceFile
 from finetune_platform.rows import REJECTED_CONTENT_CHARS, Example
 from finetune_platform.task import Curation, Source
 

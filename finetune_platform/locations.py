@@ -1,6 +1,6 @@
 """The files that a source's address means: a local file, folder or glob, the lake, a bucket, a package.
 
-What is in a file belongs in `sources.py`.
+What is in a file belongs to who reads it: rows to `curation/`, documents to `retrieval/`.
 """
 
 import glob
@@ -9,23 +9,35 @@ import os
 import re
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
-from finetune_platform.curation.lines import ChunkStream
-from finetune_platform.curation.rejections import nearest
 from finetune_platform.errors import BadInput
 from finetune_platform.lake import Lake
 from finetune_platform.packages import package_file
 from finetune_platform.progress import Report
-from finetune_platform.task import Source
+from finetune_platform.strict import nearest
 
-JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-CSV_SUFFIXES = (".csv",)
 _GLOB = re.compile(r"[*?\[]")
 _GLOB_PARTS = re.compile(r"(\*\*/|\*|\?|\[[^\]]+\])")
+
+
+class Place(Protocol):
+    """What an entry of the task file says of where files are; `suffixes` are those that count in a folder."""
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def sha256(self) -> str | None: ...
+
+    @property
+    def optional(self) -> bool: ...
+
+    @property
+    def suffixes(self) -> tuple[str, ...]: ...
 
 
 class SourceFile(NamedTuple):
@@ -42,15 +54,40 @@ class SourceFile(NamedTuple):
     open: Callable[[], BinaryIO]
 
 
-def find_files(source: Source, folder: Path, lake: Lake, cache_dir: Path, report: Report) -> list[SourceFile]:
+class ChunkStream(io.RawIOBase):
+    """The byte stream that an iterator of chunks makes; wrap it in `io.BufferedReader`."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+def find_files(
+    source: Place, folder: Path, lake: Lake, cache_dir: Path, report: Report, *, empty_ones: bool = False
+) -> list[SourceFile]:
     """Every file of `source`, by name; none where an optional source has nothing.
 
     Args:
-        source: One entry of the task's `sources:`.
+        source: One entry of the task's `sources:`, or of its corpus.
         folder: Where relative paths start: the task file's folder.
         lake: The installation's lake, for `lake:PATH`.
         cache_dir: Where packages are kept.
         report: Hears of downloads.
+        empty_ones: Empty files are no error; whoever reads them sets them aside.
 
     Raises:
         BadInput: A required source has no file (the message names the nearest one there is), or an empty one.
@@ -71,25 +108,21 @@ def find_files(source: Source, folder: Path, lake: Lake, cache_dir: Path, report
     if not files and not source.optional:
         name = PurePosixPath(uri.rstrip("/")).name
         raise BadInput(
-            f"{uri}: no such file, or a folder without {' or '.join(_suffixes(source))} files{nearest(name, there)}",
-            "correct sources.uri in the task file, put the file there, or set optional: true",
+            f"{uri}: no such file, or a folder without {' or '.join(source.suffixes)} files{nearest(name, there)}",
+            "correct the uri in the task file, put the file there, or set optional: true",
         )
-    if empty := [] if source.optional else [file.uri for file in files if not file.size]:
+    if empty := [] if source.optional or empty_ones else [file.uri for file in files if not file.size]:
         raise BadInput(f"{empty[0]}: the file is empty", "put rows into it, or take it out of sources")
     return files
 
 
-def _suffixes(source: Source) -> tuple[str, ...]:
-    return CSV_SUFFIXES if source.format == "csv" else JSON_SUFFIXES
-
-
-def _wanted(path: str, source: Source) -> bool:
+def _wanted(path: str, source: Place) -> bool:
     """Whether a folder's file is data: hidden and unfinished files, and other kinds, are not."""
     parts = PurePosixPath(path).parts
-    return not any(part.startswith((".", "_")) for part in parts) and path.lower().endswith(_suffixes(source))
+    return not any(part.startswith((".", "_")) for part in parts) and path.lower().endswith(source.suffixes)
 
 
-def _in_lake(lake: Lake, path: str, prefix: str, source: Source) -> tuple[list[SourceFile], list[str]]:
+def _in_lake(lake: Lake, path: str, prefix: str, source: Place) -> tuple[list[SourceFile], list[str]]:
     """Files at `path` inside `lake`, and the names that stand beside it where there is none."""
     infos: Iterable[tuple[str, int]]
     if match := _GLOB.search(path):
@@ -130,7 +163,7 @@ def _split_url(uri: str) -> tuple[str, str]:
     return root, path.removeprefix(parent).lstrip("/")
 
 
-def _on_disk(uri: str, folder: Path, source: Source) -> tuple[list[SourceFile], list[str]]:
+def _on_disk(uri: str, folder: Path, source: Place) -> tuple[list[SourceFile], list[str]]:
     """Files at a path or glob, and the names that stand beside it where there is none."""
     if uri.startswith("file://"):
         uri = urllib.request.url2pathname(urllib.parse.urlsplit(uri).path)
