@@ -10,6 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from finetune_platform.cli_ensemble import ensemble_app
+from finetune_platform.cli_options import AnyTask, Json, Reason, TaskName
+from finetune_platform.cli_route import route_app
 from finetune_platform.errors import FinetuneError
 
 
@@ -53,11 +56,8 @@ key_app = typer.Typer(help="API keys of the gateway: make, list, rotate, revoke.
 audit_app = typer.Typer(cls=AuditCommands, help="The audit log: who did what to whom and why.")
 app.add_typer(key_app, name="key")
 app.add_typer(audit_app, name="audit")
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="Name of a task, or the path of its file.")]
-Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it goes into the audit log.")]
-AnyTask = Annotated[str | None, typer.Argument(metavar="[TASK]", help="Name or path; every task without it.")]
+app.add_typer(route_app, name="route")
+app.add_typer(ensemble_app, name="ensemble")
 
 
 @app.callback()

@@ -7,20 +7,35 @@ import re
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from finetune_platform.errors import BadInput
-from finetune_platform.strict import nearest
+from finetune_platform.strict import Strict, nearest
 from finetune_platform.task import Task
 
 TASK_FILE_SUFFIXES = (".yaml", ".yml")
+F = TypeVar("F", bound=Strict)
 
 
 def load_task(path: Path) -> Task:
     """Reads and checks one task file.
+
+    Raises:
+        BadInput: With one line `FILE:LINE: FIELD: what is wrong` a problem, all problems at once.
+    """
+    return read_strict(path, Task, "change these keys; `finetune init NAME` writes a commented file")
+
+
+def read_strict(path: Path, model: type[F], mend: str) -> F:
+    """Reads a YAML file into a model that has a `path` of its own.
+
+    Args:
+        path: The file.
+        model: What may stand in it: `Strict` all through, with a field `path`.
+        mend: What to do about wrong keys.
 
     Raises:
         BadInput: With one line `FILE:LINE: FIELD: what is wrong` a problem, all problems at once.
@@ -34,14 +49,14 @@ def load_task(path: Path) -> Task:
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         raise BadInput(f"{place}: not YAML: {getattr(error, 'problem', error)}", "fix the syntax there") from error
     if not isinstance(values, dict):
-        raise BadInput(f"{path}:1: a task file is a mapping of keys", "start from `finetune init NAME`")
+        raise BadInput(f"{path}:1: a {model.__name__.lower()} file is a mapping of keys", mend)
     if "path" in values:
         raise BadInput(f"{path}: path: unknown key", "remove it")
     try:
-        return Task.model_validate({**values, "path": path.resolve()})
+        return model.model_validate({**values, "path": path.resolve()})
     except ValidationError as error:
-        lines = [_explain(path, node, problem) for problem in error.errors()]
-        raise BadInput("\n".join(lines), "change these keys; `finetune init NAME` writes a commented file") from error
+        lines = [_explain(path, model, node, problem) for problem in error.errors()]
+        raise BadInput("\n".join(lines), mend) from error
 
 
 def find_tasks(folder: Path) -> list[Task]:
@@ -70,13 +85,13 @@ def _read_text(path: Path) -> str:
         raise BadInput(f"{path}: byte {error.start} is not UTF-8", "save the file as UTF-8") from error
 
 
-def _explain(path: Path, node: yaml.Node | None, problem: Any) -> str:
+def _explain(path: Path, model: type[Strict], node: yaml.Node | None, problem: Any) -> str:
     loc = problem["loc"]
     line = _line_of(node, loc)
     field = ".".join(str(part) for part in loc) or "task"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        message = f"unknown key{nearest(str(loc[-1]), _keys_at(loc[:-1]))}"
+        message = f"unknown key{nearest(str(loc[-1]), _keys_at(model, loc[:-1]))}"
     elif problem["type"] == "missing":
         message = "this key is missing"
     elif problem["type"] not in ("value_error", "literal_error"):
@@ -102,8 +117,8 @@ def _line_of(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
     return line
 
 
-def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
-    model: Any = Task
+def _keys_at(whole: type[Strict], loc: tuple[int | str, ...]) -> list[str]:
+    model: Any = whole
     for part in loc:
         if isinstance(part, str) and part in getattr(model, "model_fields", {}):
             model = _model_in(model.model_fields[part].annotation)

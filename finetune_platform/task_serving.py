@@ -39,6 +39,14 @@ class EngineRef(Strict):
         return self
 
 
+class ResponseCache(Strict):
+    """Answers that a gateway keeps for exact repeats: at most so many, so large together, and for so long."""
+
+    max_entries: int = Field(default=1000, gt=0)
+    max_mb: float = Field(default=16.0, gt=0)
+    ttl_s: float = Field(default=3600.0, gt=0)
+
+
 class Serving(Strict):
     """How the gateway answers for a task, and what it keeps of it.
 
@@ -46,7 +54,8 @@ class Serving(Strict):
     adapter). `fallback` is the order in which others answer when the champion's engine fails. `max_tokens` is what a
     request gets that names none, and the most it may name (default: `evaluation.max_new_tokens`). An answer that
     `refusal_pattern` finds something in counts as a refusal. A caller's own system message gives way to the prompt that
-    the adapter was trained with, unless `replace_system_prompt` is false.
+    the adapter was trained with, unless `replace_system_prompt` is false. `response_cache` keeps greedy answers for
+    exact repeats (`response_cache: {}` for its defaults); without it every request is answered anew.
     """
 
     engine: EngineRef = EngineRef()
@@ -59,6 +68,7 @@ class Serving(Strict):
     redact: bool = True
     refusal_pattern: str | None = None
     replace_system_prompt: bool = True
+    response_cache: ResponseCache | None = None
 
     @field_validator("refusal_pattern")
     @classmethod

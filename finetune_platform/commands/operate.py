@@ -6,10 +6,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from finetune_platform.commands.adapters import registered
 from finetune_platform.commands.installation import find_task, open_database, some_tasks
 from finetune_platform.commands.terminal import console, print_json
 from finetune_platform.errors import BadInput
-from finetune_platform.registry.artifacts import find
 from finetune_platform.serving import rollouts, routes
 from finetune_platform.serving.overview import history_of, overview_of
 from finetune_platform.serving.rollouts import Operation, Tick
@@ -27,9 +27,7 @@ def start_rollout(name: str, adapter: str | None, reason: str) -> None:
     adapter_id = adapter or database.current(task.name, "candidate")
     if adapter_id is None:
         raise BadInput(f"{task.name}: it has no candidate", f"`finetune run {task.name}` makes one")
-    artifact = find(database, adapter_id)
-    if artifact.task != task.name or artifact.asset != "registered_adapter":
-        raise BadInput(f"{adapter_id}: is no registered adapter of {task.name}", f"`finetune status {task.name}`")
+    registered(database, task.name, adapter_id)
     _tell(task, rollouts.start(database, task, adapter_id, actor=actor(), reason=reason))
 
 
@@ -82,7 +80,7 @@ def show_history(name: str, as_json: bool) -> None:
     if as_json:
         print_json({"task": task.name, "history": spans})
         return
-    table = _table("since (UTC)", "until (UTC)", "adapter", "as", "share", "by", "why")
+    table = new_table("since (UTC)", "until (UTC)", "adapter", "as", "share", "by", "why")
     for span in spans:
         until = _moment(span["until"]) if span["until"] else "now"
         share = f"{100 * span['share']:g}%"
@@ -106,13 +104,13 @@ def _show_overview(overview: dict[str, Any]) -> None:
     out.print(Text(overview["task"], "bold") + Text(f"  {state}"), soft_wrap=True)
     if rollout is not None:
         out.print(f"  {rollout['rollout_id']} of {rollout['adapter_id']}: {rollout['state']}; {rollout['message']}")
-        table = _table("guardrail", "evidence", "limit", "canary", "champion")
+        table = new_table("guardrail", "evidence", "limit", "canary", "champion")
         for rail in rollout["guardrails"]:
-            canary, champion = (_rate(rail[arm], rail[f"{arm}_n"]) for arm in ("canary", "champion"))
+            canary, champion = (as_rate(rail[arm], rail[f"{arm}_n"]) for arm in ("canary", "champion"))
             table.add_row(rail["name"], f"{rail['e_value']:.3g}", f"{rail['limit']:.0f}", canary, champion)
         out.print(table)
     if overview["traffic"]:
-        table = _table("last hour", "adapter", "requests", "errors", "invalid", "p50 ms", "p95 ms")
+        table = new_table("last hour", "adapter", "requests", "errors", "invalid", "p50 ms", "p95 ms")
         for arm in overview["traffic"]:
             table.add_row(
                 arm["arm"],
@@ -132,7 +130,8 @@ def _answers(champion: str | None, canary: str | None, share: float) -> str:
     return f"{rest}, the canary {canary} {100 * share:g}%" if canary else rest
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
+    """A table as all of an operator's commands print it."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column)
@@ -143,7 +142,8 @@ def _moment(iso: str) -> str:
     return iso.replace("T", " ").removesuffix("+00:00")
 
 
-def _rate(rate: float | None, n: int) -> str:
+def as_rate(rate: float | None, n: int) -> str:
+    """`4.8% of 1,204`."""
     return "nothing measured" if rate is None else f"{100 * rate:.1f}% of {n:,}"
 
 

@@ -69,6 +69,8 @@ def lineage(name: str, lake: Lake, database: Database) -> Lineage:
     known: dict[str, str] = {}
     asset: str | None = start.asset
     artifact_id = start.artifact_id
+    if start.asset not in CHAIN:
+        raise BadInput(f"{start.artifact_id}: is an {start.asset}, which has no way back of its own", "name an adapter")
     while asset is not None:
         manifest = read_manifest(lake, asset, start.task, artifact_id)
         for parent, parent_id in manifest.parents.items():

@@ -18,6 +18,7 @@ from finetune_platform.retrieval.index import Passage
 from finetune_platform.serving import tracing
 from finetune_platform.serving.interaction_ids import InteractionIds
 from finetune_platform.serving.plan import BASE, Choice, Plan, choose, fallbacks
+from finetune_platform.serving.response_cache import key_of, replayed
 from finetune_platform.serving.served_task import ServedTask
 from finetune_platform.serving.traffic import ArmKey, Traffic
 from finetune_platform.serving.write_ahead import NotLogged
@@ -49,7 +50,8 @@ class Reply:
     """What became of a request.
 
     `request` is what the engine was asked. `text` and `usage` grow while it streams. `errors` are the arms that were
-    asked before and why they did not answer.
+    asked before and why they did not answer. `cached` says whether the answer was kept from an earlier request; None:
+    answers to this one are not kept.
     """
 
     interaction_id: str
@@ -66,6 +68,7 @@ class Reply:
     refused: bool = False
     error: str | None = None
     span: "Span | None" = None
+    cached: bool | None = None
 
 
 class _Withdrawn(EngineError):
@@ -156,7 +159,7 @@ class Answering:
         tried = _Tried()
         while (choice := self._next(ask, tried)) is not None:
             reply = self._reply(ask, choice, tried)
-            chunks = ask.served.engine_of(choice.adapter).stream(reply.request, choice.adapter)
+            chunks = self._chunks(ask, reply)
             try:
                 first = await _in_time(ask, anext(chunks, None))
                 if first is None:
@@ -252,7 +255,31 @@ class Answering:
 
     async def _ask(self, ask: Ask, reply: Reply) -> dict[str, Any]:
         adapter = reply.choice.adapter
-        return await _in_time(ask, ask.served.engine_of(adapter).complete(reply.request, adapter))
+        if ask.served.cache is None or (key := self._cache_key(ask, reply)) is None:
+            return await _in_time(ask, ask.served.engine_of(adapter).complete(reply.request, adapter))
+        engine = ask.served.engine_of(adapter)
+        kept = ask.served.cache.answer(key, lambda: engine.complete(reply.request, adapter))
+        answer, reply.cached = await _in_time(ask, kept)
+        return answer
+
+    def _chunks(self, ask: Ask, reply: Reply) -> AsyncIterator[dict[str, Any]]:
+        adapter = reply.choice.adapter
+        cache = ask.served.cache
+        if cache is None or (key := self._cache_key(ask, reply)) is None:
+            return ask.served.engine_of(adapter).stream(reply.request, adapter)
+        kept = cache.get(key)
+        reply.cached = kept is not None
+        if kept is not None:
+            return replayed(kept)
+        return cache.kept_stream(key, ask.served.engine_of(adapter).stream(reply.request, adapter))
+
+    def _cache_key(self, ask: Ask, reply: Reply) -> bytes | None:
+        plan = self._plan_of(ask.served.name)
+        # What is kept is no evidence. If the champion's common requests were, and the newcomer's not yet, the two
+        # would be compared on different requests: while there is a trial every request is answered anew.
+        if plan.canary is not None or plan.shadow is not None:
+            return None
+        return key_of(ask.tenant, ask.key_id, reply.choice.adapter, reply.request)
 
     def _reply(self, ask: Ask, choice: Choice, tried: _Tried) -> Reply:
         # The body is made now: by the time of the note the fleet may have forgotten the adapter's prompt.
@@ -297,6 +324,8 @@ class Answering:
         self._measure(reply, usage)
         reply.format_valid = ask.served.format_valid(reply.text)
         reply.refused = ask.served.refuses(reply.text)
+        if reply.cached:
+            return
         self._traffic.answered(
             _key(ask, reply.choice),
             latency_ms=reply.latency_ms,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -35,6 +36,8 @@ from finetune_platform.serving.requests import RequestRefused, read_request, ref
 SESSION_HEADER = "x-session-id"
 ADAPTER_HEADER = "x-finetune-adapter"
 INTERACTION_HEADER = "x-finetune-interaction"
+CACHE_HEADER = "x-finetune-cache"
+TASK_HEADER = "x-finetune-task"
 
 Render = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
@@ -72,11 +75,13 @@ async def chat_completions(request: Request) -> Response:
     with ExitStack() as held:
         held.enter_context(gateway.limits.admitted(caller))
         asked, sent = await read_request(request, ChatRequest)
-        ask = _ask(gateway, caller, request, asked, sent, [message.plain() for message in asked.messages])
+        ask = await _ask(gateway, caller, request, asked, sent, [message.plain() for message in asked.messages])
         ask = await gateway.grounding.grounded(ask)
         if not asked.stream:
             reply, answer = await _complete(gateway, caller, ask)
-            return _json(wire.cited(wire.as_answer(answer, reply.interaction_id, asked.model), ask.passages), reply)
+            return _json(
+                wire.cited(wire.as_answer(answer, reply.interaction_id, asked.model), ask.passages), reply, ask
+            )
         reply, chunks = await _begin(gateway, ask)
 
         def render(chunk: dict[str, Any]) -> Mapping[str, Any] | None:
@@ -85,7 +90,7 @@ async def chat_completions(request: Request) -> Response:
             passages = ask.passages if wire.is_last(chunk) else None
             return wire.cited(wire.as_answer(chunk, reply.interaction_id, asked.model), passages)
 
-        return EventStream(gateway, caller, reply, chunks, render, held.pop_all())
+        return EventStream(gateway, caller, ask, reply, chunks, render, held.pop_all())
 
 
 @router.post("/v1/completions", openapi_extra=_json_body(CompletionRequest), responses=_completed(TextCompletion))
@@ -99,7 +104,7 @@ async def completions(request: Request) -> Response:
         if asked.stream and len(asked.prompts) > 1:
             raise RequestRefused(400, "prompt: one prompt at a time can be streamed", "invalid_value", "prompt")
         asks = [
-            _ask(gateway, caller, request, asked, _without_prompt(sent), [{"role": "user", "content": prompt}])
+            await _ask(gateway, caller, request, asked, _without_prompt(sent), [{"role": "user", "content": prompt}])
             for prompt in asked.prompts
         ]
         asks = list(await asyncio.gather(*(gateway.grounding.grounded(ask) for ask in asks)))
@@ -116,14 +121,14 @@ async def completions(request: Request) -> Response:
                 choices = [wire.cited(choice, asks[0].passages) for choice in choices]
             return wire.text_completion(choices, usage, reply.interaction_id, asked.model)
 
-        return EventStream(gateway, caller, reply, chunks, render, held.pop_all())
+        return EventStream(gateway, caller, asks[0], reply, chunks, render, held.pop_all())
 
 
 def _without_prompt(sent: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in sent.items() if key != "prompt"}
 
 
-def _ask(
+async def _ask(
     gateway: Gateway,
     caller: Caller,
     request: Request,
@@ -131,7 +136,7 @@ def _ask(
     sent: Mapping[str, Any],
     messages: list[dict[str, Any]],
 ) -> Ask:
-    served = gateway.task_of(caller, asked.model)
+    served = await gateway.answering_task(caller, asked.model, messages)
     named = request.headers.get(SESSION_HEADER, "")[:SESSION_CHARS] or asked.session
     session = session_key(caller.tenant, named) if named else gateway.ids.session()
     return Ask(served, {**sent, "messages": messages}, session, caller.tenant, caller.key_id, asked.stream)
@@ -160,9 +165,11 @@ async def _plain_completions(gateway: Gateway, caller: Caller, asks: list[Ask], 
     choices: list[dict[str, Any]] = []
     prompt_tokens = completion_tokens = 0
     reply: Reply | None = None
+    kept = True
     for index, ask in enumerate(asks):
         reply, answer = await _complete(gateway, caller, ask)
         choices.append(wire.cited(wire.text_choice(answer, index), ask.passages))
+        kept = kept and bool(reply.cached)
         prompt_tokens += reply.prompt_tokens
         completion_tokens += reply.completion_tokens
     assert reply is not None  # a request has at least one prompt
@@ -171,11 +178,11 @@ async def _plain_completions(gateway: Gateway, caller: Caller, asks: list[Ask], 
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
-    return _json(wire.text_completion(choices, usage, reply.interaction_id, model), reply)
+    return _json(wire.text_completion(choices, usage, reply.interaction_id, model), replace(reply, cached=kept), ask)
 
 
-def _json(body: Mapping[str, Any], reply: Reply) -> Response:
-    return Response(orjson.dumps(body), headers=_headers(reply), media_type="application/json")
+def _json(body: Mapping[str, Any], reply: Reply, ask: Ask) -> Response:
+    return Response(orjson.dumps(body), headers=_headers(reply, ask), media_type="application/json")
 
 
 class EventStream(StreamingResponse):
@@ -185,12 +192,13 @@ class EventStream(StreamingResponse):
         self,
         gateway: Gateway,
         caller: Caller,
+        ask: Ask,
         reply: Reply,
         chunks: AsyncGenerator[dict[str, Any]],
         render: Render,
         held: ExitStack,
     ) -> None:
-        headers = {**_headers(reply), "cache-control": "no-cache", "x-accel-buffering": "no"}
+        headers = {**_headers(reply, ask), "cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(_events(chunks, render), headers=headers, media_type="text/event-stream")
         self._gateway, self._caller, self._reply, self._chunks, self._held = gateway, caller, reply, chunks, held
 
@@ -214,5 +222,10 @@ async def _events(chunks: AsyncGenerator[dict[str, Any]], render: Render) -> Asy
         yield b"data: " + wire.error_body(error.status, error.message) + b"\n\n"
 
 
-def _headers(reply: Reply) -> dict[str, str]:
-    return {ADAPTER_HEADER: reply.choice.adapter or BASE, INTERACTION_HEADER: reply.interaction_id}
+def _headers(reply: Reply, ask: Ask) -> dict[str, str]:
+    headers = {
+        TASK_HEADER: ask.served.name,
+        ADAPTER_HEADER: reply.choice.adapter or BASE,
+        INTERACTION_HEADER: reply.interaction_id,
+    }
+    return {**headers, CACHE_HEADER: "hit"} if reply.cached else headers

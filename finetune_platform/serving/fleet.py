@@ -5,6 +5,7 @@ names is unloaded when its last request has ended.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -58,10 +59,10 @@ class Fleet:
         while True:
             self._wake.clear()
             await self.reconcile()
-            try:
-                await asyncio.wait_for(self._wake.wait(), RETRY_S)
-            except TimeoutError:
-                continue
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the wake.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S):
+                    await self._wake.wait()
 
     async def reconcile(self) -> None:
         """Loads what is missing and unloads what nobody names any more."""

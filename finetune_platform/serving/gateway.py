@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
 
@@ -11,6 +12,7 @@ from finetune_platform.database import Database
 from finetune_platform.inference.chat import ChatEngine
 from finetune_platform.serving.answering import Answering
 from finetune_platform.serving.callers import Caller, Directory, Refused
+from finetune_platform.serving.ensembles import ServedEnsemble
 from finetune_platform.serving.fleet import Fleet
 from finetune_platform.serving.grounding import Grounding
 from finetune_platform.serving.interaction_ids import InteractionIds
@@ -49,6 +51,7 @@ class Gateway:
     metrics: Metrics
     rollout_clock: RolloutClock
     tracing: Tracing
+    ensembles: Mapping[str, ServedEnsemble] = field(default_factory=dict)
 
     @contextlib.asynccontextmanager
     async def running(self):  # type: ignore[no-untyped-def]
@@ -113,6 +116,22 @@ class Gateway:
     def tasks_of(self, caller: Caller) -> list[ServedTask]:
         """The tasks that a caller may use, by name."""
         return [self.tasks[name] for name in sorted(self.tasks) if caller.may_use(name)]
+
+    def models_of(self, caller: Caller) -> list[str]:
+        """What a caller may name as a model: tasks, then ensembles all of whose tasks the caller may use."""
+        ensembles = [name for name in sorted(self.ensembles) if self.ensembles[name].may_be_used_by(caller)]
+        return [*(served.name for served in self.tasks_of(caller)), *ensembles]
+
+    async def answering_task(self, caller: Caller, model: str, messages: Sequence[dict[str, Any]]) -> ServedTask:
+        """The task that answers a conversation: the named one, or the one that the named ensemble chooses.
+
+        Raises:
+            RequestRefused: There is none, or it is none of the caller's business: the same answer for both.
+        """
+        ensemble = self.ensembles.get(model)
+        if ensemble is None or not ensemble.may_be_used_by(caller):
+            return self.task_of(caller, model)
+        return self.tasks[(await ensemble.choose(messages)).task]
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -33,6 +33,10 @@ class Metrics:
             "finetune_retrieval_seconds", "From a question to its passages.", ("task",), registry=self.registry,
             buckets=LATENCY_BUCKETS_S,
         )  # fmt: skip
+        self.cache = Counter(
+            "finetune_response_cache", "Requests whose answers are kept: hits and misses.", ("task", "outcome"),
+            registry=self.registry,
+        )  # fmt: skip
         self.refused = Counter(
             "finetune_refused", "Requests refused before an engine was asked.", ("status",), registry=self.registry
         )

@@ -1,4 +1,4 @@
-"""OpenAI's list of models: one name a task."""
+"""OpenAI's list of models: one name a task, one an ensemble."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ router = APIRouter()
 
 @router.get("/v1/models", responses={**answers(ModelList, "The models."), **errors(*SIGNED_IN)})
 async def models(request: Request) -> Response:
-    """The tasks that the caller may use, one model each."""
+    """The tasks and ensembles that the caller may use, one model each."""
     gateway = gateway_of(request)
     caller = gateway.caller_of(request, "answer")
-    data = [_model(served.name) for served in gateway.tasks_of(caller)]
+    data = [_model(name) for name in gateway.models_of(caller)]
     return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
 
 
@@ -24,8 +24,9 @@ async def models(request: Request) -> Response:
 async def model(request: Request, model: str) -> Response:
     """One of them."""
     gateway = gateway_of(request)
-    served = gateway.task_of(gateway.caller_of(request, "answer"), model)
-    return Response(orjson.dumps(_model(served.name)), media_type="application/json")
+    caller = gateway.caller_of(request, "answer")
+    name = model if model in gateway.models_of(caller) else gateway.task_of(caller, model).name
+    return Response(orjson.dumps(_model(name)), media_type="application/json")
 
 
 def _model(name: str) -> dict[str, Any]:

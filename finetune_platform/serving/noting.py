@@ -73,9 +73,13 @@ class Noting:
 
     def _count(self, ask: Ask, reply: Reply) -> None:
         task, arm, adapter = ask.served.name, reply.choice.arm, reply.choice.adapter or BASE
-        outcome = "error" if reply.error is not None else reply.finish_reason or "stop"
+        outcome = "error" if reply.error is not None else "cached" if reply.cached else reply.finish_reason or "stop"
         seconds = reply.latency_ms / 1000
-        self._metrics.count(task, arm, adapter, outcome, seconds, reply.prompt_tokens, reply.completion_tokens)
+        # Of a kept answer no token was read or written.
+        tokens = (0, 0) if reply.cached else (reply.prompt_tokens, reply.completion_tokens)
+        self._metrics.count(task, arm, adapter, outcome, seconds, *tokens)
+        if reply.cached is not None:
+            self._metrics.cache.labels(task, "hit" if reply.cached else "miss").inc()
         for choice, _ in reply.errors:
             self._metrics.fallbacks.labels(task, choice.arm, choice.adapter or BASE).inc()
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from finetune_platform.errors import BadInput
 from finetune_platform.serving import rollouts
+from finetune_platform.serving.arm_comparison import comparison_of
 from finetune_platform.serving.callers import Caller
 from finetune_platform.serving.documented import READ, SIGNED_IN, Done, History, Tasks, answers, errors
 from finetune_platform.serving.gateway import Gateway, gateway_of
@@ -54,6 +55,17 @@ async def history(request: Request, task: str) -> Response:
     gateway = gateway_of(request)
     served = gateway.task_of(gateway.caller_of(request, "read_status"), task)
     return _json({"task": task, "history": await asyncio.to_thread(history_of, gateway.database, served.name)})
+
+
+@router.get("/tasks/{task}/comparison")
+async def compare(request: Request, task: str) -> Response:
+    """The sides of the task's A/B test, or canary and champion, with confidence sequences of their differences."""
+    gateway = gateway_of(request)
+    served = gateway.task_of(gateway.caller_of(request, "read_status"), task)
+    try:
+        return _json(await asyncio.to_thread(comparison_of, gateway.database, served.task))
+    except BadInput as error:
+        raise RequestRefused(409, f"{error.problem}; {error.mend}", "not_possible") from error
 
 
 @router.post(

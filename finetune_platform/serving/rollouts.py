@@ -22,23 +22,19 @@ from finetune_platform.identity import content_id
 from finetune_platform.manifests import Record
 from finetune_platform.serving import rollout_operations as operations
 from finetune_platform.serving import routes
-from finetune_platform.serving.latency_bins import slow_count, slow_limit_ms
-from finetune_platform.serving.plan import BASE, Arm, Plan, without
+from finetune_platform.serving.arm_traffic import arm_counts, champion_arms, slow_limit_before
+from finetune_platform.serving.plan import BASE, Plan, without
 from finetune_platform.serving.rollout_evidence import ArmCounts
 from finetune_platform.serving.rollout_progress import TERMINAL, Progress, new_progress
 from finetune_platform.serving.rollout_rules import Decision, advance
 from finetune_platform.serving.routes import edited
 from finetune_platform.serving.tables import RolloutRow
-from finetune_platform.serving.traffic import BUCKET_S, Counts, Told, bucket_of, last_closed, told, total
+from finetune_platform.serving.traffic import BUCKET_S, Told, bucket_of, last_closed, told, total
 from finetune_platform.task import Task
 from finetune_platform.task_serving import Rollout
 
 GRACE = timedelta(seconds=3)
 """How far the clocks of gateways may be behind: a span of traffic is counted once it is over on all of them."""
-
-LATENCY_LOOKBACK = timedelta(days=1)
-LATENCY_N = 50
-"""Champion's answers before what is slow is picked from them: of a few, one outlier would hide any slowness."""
 
 Operation = Literal["step", "hold", "resume", "abort", "rollback"]
 
@@ -209,7 +205,7 @@ def _start(session: Session, task: Task, adapter_id: str, actor: str, reason: st
         raise BadInput(f"{adapter_id}: is the champion of {task.name}", "roll out another adapter")
     # Spans before the start belong to nobody's step.
     counted_until = bucket_of(now)
-    progress = new_progress(task.rollout, _slow_limit_ms(session, task.name, champion, counted_until))
+    progress = new_progress(task.rollout, slow_limit_before(session, task.name, champion, counted_until))
     row = RolloutRow(
         rollout_id=content_id("ro", [task.name, adapter_id, champion, now.isoformat()]),
         task=task.name,
@@ -239,7 +235,7 @@ def _tick(session: Session, task: Task, row: RolloutRow, now: datetime) -> Tick:
     rows = told(session, task.name, memory.counted_until, until)
     progress = memory.progress
     if progress.slow_limit_ms is None:
-        limit = _slow_limit_ms(session, task.name, champion, memory.counted_until)
+        limit = slow_limit_before(session, task.name, champion, memory.counted_until)
         progress = progress.model_copy(update={"slow_limit_ms": limit})
     decision, counted_until = _decide(task.rollout, row, progress, rows, until, now)
     after = memory.model_copy(update={"counted_until": counted_until})
@@ -269,34 +265,8 @@ def _decide(
 def _arms_of(row: RolloutRow, span: Sequence[Told], limit_ms: float | None) -> tuple[ArmCounts, ArmCounts]:
     """What canary and champion did in a span."""
     canary = total(span, row.adapter_id, ("canary", "shadow"))
-    champion = total(span, row.champion_id or BASE, _champion_arms(row.champion_id))
-    return _arm_counts(canary, limit_ms), _arm_counts(champion, limit_ms)
-
-
-def _slow_limit_ms(session: Session, task: str, champion: str | None, until: datetime) -> float | None:
-    """What is slow, from the champion's answers before those that are compared; None where they are too few."""
-    before = told(session, task, until - LATENCY_LOOKBACK, until)
-    latency = total(before, champion or BASE, _champion_arms(champion)).latency
-    return slow_limit_ms(latency) if sum(latency) >= LATENCY_N else None
-
-
-def _champion_arms(champion: str | None) -> tuple[Arm, ...]:
-    return ("base",) if champion is None else ("champion",)
-
-
-def _arm_counts(counts: Counts, limit_ms: float | None) -> ArmCounts:
-    return ArmCounts(
-        n=counts.n,
-        good=counts.good,
-        errors=counts.errors,
-        timed_n=sum(counts.latency) if limit_ms is not None else 0,
-        slow=slow_count(counts.latency, limit_ms) if limit_ms is not None else 0,
-        format_n=counts.format_n,
-        invalid_format=counts.invalid_format,
-        refusals=counts.refusals,
-        feedback_n=counts.feedback_n,
-        feedback_negative=counts.feedback_negative,
-    )
+    champion = total(span, row.champion_id or BASE, champion_arms(row.champion_id))
+    return arm_counts(canary, limit_ms), arm_counts(champion, limit_ms)
 
 
 def _carry_out(

@@ -12,6 +12,7 @@ from typing import Any
 from finetune_platform.inference.chat import ChatEngine
 from finetune_platform.retrieval.index import Passage
 from finetune_platform.retrieval.prompt import with_passages
+from finetune_platform.serving.response_cache import AnswerCache
 from finetune_platform.task import Task
 from finetune_platform.task_serving import EngineKind
 
@@ -25,12 +26,18 @@ class ServedTask:
         engine: Runs its adapters.
         base: Answers without one.
         prompts: The system prompt that each ready adapter was trained with, by id.
+        cache: Answers kept for exact repeats; None: the task keeps none.
     """
 
     task: Task
     engine: ChatEngine
     base: ChatEngine
     prompts: dict[str, str] = field(default_factory=dict)
+    cache: AnswerCache | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = self.task.serving.response_cache
+        self.cache = None if limits is None else AnswerCache(limits)
 
     @property
     def name(self) -> str:

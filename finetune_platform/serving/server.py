@@ -21,6 +21,8 @@ from finetune_platform.progress import Report
 from finetune_platform.serving.answering import Answering
 from finetune_platform.serving.app import build_app
 from finetune_platform.serving.callers import Directory
+from finetune_platform.serving.ensemble_file import find_ensembles
+from finetune_platform.serving.ensembles import load_ensembles
 from finetune_platform.serving.fleet import Fleet
 from finetune_platform.serving.gateway import Gateway
 from finetune_platform.serving.grounding import Grounding
@@ -99,6 +101,7 @@ def build_gateway(
         metrics=metrics,
         rollout_clock=RolloutClock(tasks, database),
         tracing=tracing,
+        ensembles=load_ensembles(find_ensembles(place.tasks_dir, list(served)), lake, database),
     )
 
 

@@ -11,6 +11,7 @@ from openai import OpenAI
 from upper_engine import Upper
 
 from finetune_platform.inference.chat import EngineError
+from finetune_platform.serving.route_operations import start_ab
 from finetune_platform.settings import Settings
 from finetune_platform.task import Task
 from finetune_platform.task_file import load_task
@@ -186,3 +187,15 @@ def test_an_operator_kills_and_revives_over_http(running: Running) -> None:
     assert refused.status_code == 409 and "no rollout" in refused.json()["error"]["message"]
     caller = {"authorization": f"Bearer {running.key('caller')}"}
     assert requests.post(f"{place}/kill", json={"reason": "x"}, headers=caller, timeout=10).status_code == 403
+
+
+def test_an_operator_reads_how_an_ab_test_stands(running: Running) -> None:
+    headers = {"authorization": f"Bearer {running.key('operator')}"}
+    place = f"{running.url}/operator/v1/tasks/ticket_topics/comparison"
+    refused = requests.get(place, headers=headers, timeout=10)
+    assert refused.status_code == 409 and "never had an A/B test" in refused.json()["error"]["message"]
+    start_ab(running.gateway.database, "ticket_topics", "ad-2", 50, actor="test", reason="to see")
+    told = requests.get(place, headers=headers, timeout=10).json()
+    assert told["window"]["adapter"] == "ad-2" and told["verdict"] == "open"
+    caller = {"authorization": f"Bearer {running.key('caller')}"}
+    assert requests.get(place, headers=caller, timeout=10).status_code == 403

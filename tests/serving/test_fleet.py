@@ -246,3 +246,20 @@ def test_a_change_is_acted_on_at_once_from_any_thread_until_the_end(
     asyncio.run(keep())
     house.fleet.wake_soon()  # After the end: nothing.
     assert f"adapter {one} is ready" in caplog.text
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_the_end_is_heard_also_right_after_a_change(house: House, turns: int) -> None:
+    """Before Python 3.12 wait_for swallows a cancellation that comes with what it waits for."""
+
+    async def keep() -> None:
+        keeping = asyncio.create_task(house.fleet.run())
+        await asyncio.sleep(0.05)
+        house.fleet.wake_soon()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        keeping.cancel()
+        done, _ = await asyncio.wait([keeping], timeout=1)
+        assert done
+
+    asyncio.run(keep())
