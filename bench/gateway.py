@@ -10,9 +10,7 @@ the line says so. `--json` prints one object on the last line.
 """
 
 import argparse
-import asyncio
 import os
-import random
 import secrets
 import signal
 import socket
@@ -26,10 +24,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import orjson
 import uvloop
 import yaml
+from open_loop import load
 from reporting import finish
 
 HERE = Path(__file__).parent
@@ -73,11 +71,11 @@ def measure(places: dict[str, tuple[str, str, str]], rounds: int, seconds: int) 
     errors = dict.fromkeys(places, 0)
     sent = dict.fromkeys(places, 0)
     for name, place in places.items():
-        times, failed = uvloop.run(load(*place, rate=50, seconds=2))
+        times, failed = send(place, rate=50, seconds=2)
         sent[name] += len(times) + failed
     for number in range(rounds):
         for name, place in places.items():
-            times, failed = uvloop.run(load(*place, rate=RATE, seconds=seconds))
+            times, failed = send(place, RATE, seconds)
             errors[name] += failed
             sent[name] += len(times) + failed
             seen[name].append({"p50": quantile(times, 0.5), "p99": quantile(times, 0.99)})
@@ -104,40 +102,11 @@ def measure(places: dict[str, tuple[str, str, str]], rounds: int, seconds: int) 
     }
 
 
-async def load(url: str, model: str, key: str, rate: int, seconds: int) -> tuple[list[float], int]:
-    """Latencies in ms of requests that arrive at random moments, and how many failed."""
+def send(place: tuple[str, str, str], rate: float, seconds: float) -> tuple[list[float], int]:
+    """Latencies in ms of chat completions that arrive at random moments, and how many failed."""
+    url, model, key = place
     body = orjson.dumps({"model": model, "messages": [{"role": "user", "content": PROMPT}], "temperature": 0})
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-    times: list[float] = []
-    failed = 0
-    arrivals = random.Random(0)
-
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-
-        async def one(due: float) -> None:
-            nonlocal failed
-            try:
-                async with session.post(f"{url}/v1/chat/completions", data=body, headers=headers) as answer:
-                    await answer.read()
-                    if answer.status != 200:
-                        failed += 1
-                        return
-            except aiohttp.ClientError:
-                failed += 1
-                return
-            # From the moment it was due: a late sender must not hide a slow server.
-            times.append(1000 * (time.perf_counter() - due))
-
-        due = time.perf_counter()
-        end = due + seconds
-        tasks: list[asyncio.Task[None]] = []
-        while due < end:
-            due += arrivals.expovariate(rate)
-            if (pause := due - time.perf_counter()) > 0:
-                await asyncio.sleep(pause)
-            tasks.append(asyncio.create_task(one(due)))
-        await asyncio.gather(*tasks)
-    return times, failed
+    return uvloop.run(load(f"{url}/v1/chat/completions", key, body, rate, seconds))
 
 
 def quantile(values: list[float], share: float) -> float:

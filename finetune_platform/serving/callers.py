@@ -212,11 +212,14 @@ def _by_token(people: People, token: str) -> Caller:
     return Caller(person.id, person.actor, person.name, person.roles, person.tasks)
 
 
+# A subquery an action goes to the end of its own index; IN (…) would read the whole of it.
+_NEWEST = select(
+    *(select(func.max(AuditEntry.id)).where(AuditEntry.action == action).scalar_subquery() for action in ACTIONS)
+)
+
+
 def _version(session: Session) -> int | None:
-    # A subquery an action goes to the end of its own index; IN (…) would read the whole of it.
-    newest = (select(func.max(AuditEntry.id)).where(AuditEntry.action == action) for action in ACTIONS)
-    told = session.execute(select(*(query.scalar_subquery() for query in newest))).one()
-    return max((number for number in told if number is not None), default=0)
+    return max((number for number in session.execute(_NEWEST).one() if number is not None), default=0)
 
 
 def _keys_in_force(session: Session) -> dict[str, _Known]:

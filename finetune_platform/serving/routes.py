@@ -39,10 +39,12 @@ def current(session: Session, task: str) -> Route:
     return Route(row.id, _plan_of(row)) if row else Route(0, Plan())
 
 
+_VERSIONS = select(RouteChange.task, func.max(RouteChange.id)).group_by(RouteChange.task)
+
+
 def versions(session: Session) -> dict[str, int]:
     """The newest version of every routed task: all that a poll has to read."""
-    query = select(RouteChange.task, func.max(RouteChange.id)).group_by(RouteChange.task)
-    return {row.task: row[1] for row in session.execute(query)}
+    return {row.task: row[1] for row in session.execute(_VERSIONS)}
 
 
 def change(database: Database, task: str, edit: Edit, *, actor: str, action: str, reason: str) -> Route:

@@ -131,10 +131,6 @@ def serve(gateway: Gateway, host: str, port: int) -> None:
 
     from finetune_platform.serving.one_packet import OnePacketProtocol
 
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # What is there now stays: to walk through it again and again would stop every request for a tenth of a second.
-    gc.collect()
-    gc.freeze()
     config = uvicorn.Config(
         build_app(gateway),
         host=host,
@@ -147,4 +143,8 @@ def serve(gateway: Gateway, host: str, port: int) -> None:
         timeout_graceful_shutdown=30,
         h11_max_incomplete_event_size=64 * 1024,
     )
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # What is there now stays: to walk through it again and again would stop every request for a tenth of a second.
+    gc.collect()
+    gc.freeze()
     uvicorn.Server(config).run()
