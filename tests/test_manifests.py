@@ -56,7 +56,7 @@ def test_what_a_manifest_does_not_know_is_refused() -> None:
 def test_every_kind_has_a_folder_of_its_own_below_the_task(kind: type[Manifest]) -> None:
     path = kind.path_of("contract_entities", "xx-1")
     assert re.fullmatch(r"contract_entities/\w+/xx-1", path)
-    assert len({k.path_of("t", "x") for k in Manifest.__subclasses__()}) == 5
+    assert len({k.path_of("t", "x") for k in Manifest.__subclasses__()}) == len(Manifest.__subclasses__())
 
 
 def test_only_a_pass_or_a_skip_of_a_hard_gate_lets_an_adapter_in() -> None:

@@ -22,7 +22,7 @@ from finetune_platform.manifests import (
     TrainingManifest,
     expect_same,
 )
-from finetune_platform.registry.artifacts import CHAIN, artifact_path, find, read_manifest
+from finetune_platform.registry.artifacts import CHAIN, KINDS, artifact_path, find, read_manifest
 from finetune_platform.registry.promotions import PromotionRecord, history
 from finetune_platform.rows import SPLITS
 
@@ -69,7 +69,7 @@ def lineage(name: str, lake: Lake, database: Database) -> Lineage:
     known: dict[str, str] = {}
     asset: str | None = start.asset
     artifact_id = start.artifact_id
-    if start.asset not in CHAIN:
+    if start.asset not in KINDS:
         raise BadInput(f"{start.artifact_id}: is an {start.asset}, which has no way back of its own", "name an adapter")
     while asset is not None:
         manifest = read_manifest(lake, asset, start.task, artifact_id)

@@ -252,6 +252,37 @@ class History(Documented):
     history: list[Span]
 
 
+class Trial(Documented):
+    adapter: str
+    share: float = Field(ge=0, le=1)
+    champion: str | None
+    since: str
+    until: str | None
+
+
+class Measure(Documented):
+    """Side B minus champion: `observed`, and the interval from `lower` to `upper`."""
+
+    name: str
+    b: float | None
+    b_n: int
+    champion: float | None
+    champion_n: int
+    observed: float | None
+    lower: float
+    upper: float
+
+
+class SideBySide(Documented):
+    task: str
+    window: Trial
+    sides: dict[str, dict[str, Any]]
+    measures: list[Measure]
+    slow_above_ms: float | None
+    alpha: float
+    verdict: Literal["better", "worse", "open"]
+
+
 class Done(Documented):
     """`written`: false while the database is away; a kill is in force here all the same."""
 

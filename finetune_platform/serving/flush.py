@@ -109,6 +109,10 @@ class Flusher:
         """Begins."""
         self._thread.start()
 
+    def soon(self) -> None:
+        """The next pass need not wait for its time."""
+        self._files.segment_closed.set()
+
     def stop(self) -> None:
         """Ends after the pass under way."""
         self._stopping.set()

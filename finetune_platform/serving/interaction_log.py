@@ -7,7 +7,9 @@ is its `Sampler`'s.
 """
 
 import logging
+import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -126,6 +128,13 @@ class InteractionLog:
     @property
     def keeper_pid(self) -> int:
         return self._keeper.pid
+
+    def flush_soon(self) -> None:
+        """Has what is acknowledged moved to the lake now, not at its time."""
+        with self._lock:
+            # A keeper that has not told anything yet may not know the signal, and flushes when it starts anyway.
+            if self._told.flushing and self._keeper.poll() is None:
+                os.kill(self._keeper.pid, signal.SIGUSR1)
 
     def figures(self) -> LogFigures:
         """How the log does."""

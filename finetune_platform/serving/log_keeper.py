@@ -1,8 +1,8 @@
 """The process behind the interactions log: it takes rows from one gateway, makes them safe and moves them to the lake.
 
 A process of its own, because replacing personal data and writing tables would hold up the gateway's requests. It
-ignores the signals that end a gateway and ends when the gateway's end of the socket is closed, however that came about:
-what was handed over is written first. The gateway's side is `interaction_log.py`.
+ignores the signals that end a gateway, flushes at once on SIGUSR1, and ends when the gateway's end of the socket is
+closed, however that came about: what was handed over is written first. The gateway's side is `interaction_log.py`.
 
     python -m finetune_platform.serving.log_keeper FD FOLDER LAKE_URL FLUSH_EVERY_S
 """
@@ -70,6 +70,10 @@ class Keeper:
         """Moves what is kept to the lake now."""
         return self._flusher.flush_once()
 
+    def flush_soon(self) -> None:
+        """Has it done in the keeper's thread."""
+        self._flusher.soon()
+
     def figures(self) -> dict[str, int | str | bool | None]:
         """How the log does, for the gateway."""
         failure = self._flusher.failure
@@ -99,7 +103,7 @@ def serve(gateway: socket.socket, keeper: Keeper) -> None:
         for row, redact in frames.feed(piece):
             keeper.keep(row, redact)
         if len(piece) < RECEIVE_BYTES:
-            # What comes meanwhile waits in the kernel, as safe as before: a gateway that need not wake anybody is faster.
+            # What comes meanwhile waits in the kernel, as safe as before; a gateway that wakes nobody is faster.
             time.sleep(REST_S)
     ending.set()
     reporting.join()
@@ -126,8 +130,9 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    gateway = socket.socket(fileno=int(descriptor))
-    serve(gateway, Keeper(Path(folder), Lake(lake_url), float(flush_every_s)))
+    keeper = Keeper(Path(folder), Lake(lake_url), float(flush_every_s))
+    signal.signal(signal.SIGUSR1, lambda number, frame: keeper.flush_soon())
+    serve(socket.socket(fileno=int(descriptor)), keeper)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from finetune_platform.errors import BadInput
 from finetune_platform.serving import rollouts
 from finetune_platform.serving.arm_comparison import comparison_of
 from finetune_platform.serving.callers import Caller
-from finetune_platform.serving.documented import READ, SIGNED_IN, Done, History, Tasks, answers, errors
+from finetune_platform.serving.documented import READ, SIGNED_IN, Done, History, SideBySide, Tasks, answers, errors
 from finetune_platform.serving.gateway import Gateway, gateway_of
 from finetune_platform.serving.overview import history_of, overview_of
 from finetune_platform.serving.requests import RequestRefused, read_request
@@ -57,7 +57,10 @@ async def history(request: Request, task: str) -> Response:
     return _json({"task": task, "history": await asyncio.to_thread(history_of, gateway.database, served.name)})
 
 
-@router.get("/tasks/{task}/comparison")
+@router.get(
+    "/tasks/{task}/comparison",
+    responses={**answers(SideBySide, "Both sides and their differences."), **errors(*SIGNED_IN, 404, 409)},
+)
 async def compare(request: Request, task: str) -> Response:
     """The sides of the task's A/B test, or canary and champion, with confidence sequences of their differences."""
     gateway = gateway_of(request)

@@ -10,9 +10,10 @@ import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from gateway_server import Running, running_gateway
 from identity_provider import AUDIENCE, IdentityProvider, new_key, raw_token
 from joserfc import jwt
 from joserfc.jwk import OctKey
+from logged_rows import interaction
 from sqlalchemy import text
 
 from finetune_platform import audit
@@ -913,10 +915,21 @@ def test_the_audit_log_verifies_and_a_changed_row_is_found(house: House) -> None
 
 
 def logged(house: House, task: str) -> list[dict[str, Any]]:
-    """The rows of a task's interactions in the lake, as of now."""
-    house.running.gateway.log.flush_once()
-    rows: list[dict[str, Any]] = Lake(house.place.lake_url).table(f"{task}/interactions").to_pyarrow_table().to_pylist()
-    return rows
+    """The rows of a task's interactions in the lake, a mark among them: what came before it is there too."""
+    log, lake, path = house.running.gateway.log, Lake(house.place.lake_url), f"{task}/interactions"
+    mark = f"mark-{uuid.uuid4().hex}"
+    log.record(interaction(interaction_id=mark, task=task)).result()
+    rows: list[dict[str, Any]] = []
+
+    def arrived() -> bool:
+        log.flush_soon()
+        time.sleep(0.1)
+        with suppress(FileNotFoundError):
+            rows[:] = lake.table(path).to_pyarrow_table().to_pylist()
+        return any(row["interaction_id"] == mark for row in rows)
+
+    eventually(arrived)
+    return [row for row in rows if not row["interaction_id"].startswith("mark-")]
 
 
 def eventually(holds: Callable[[], bool]) -> None:

@@ -123,7 +123,7 @@ def test_the_interaction_holds_the_passages_that_were_used(indexed: Running, set
     deadline = time.monotonic() + 20
     rows: list[dict[str, Any]] = []
     while not rows and time.monotonic() < deadline:
-        indexed.gateway.log.flush_once()
+        indexed.gateway.log.flush_soon()
         try:
             rows = lake.table("ticket_topics/interactions").to_pyarrow_table().to_pylist()
         except FileNotFoundError:
