@@ -51,6 +51,9 @@ format: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python bench/evidence.py gates
+	$(BIN)/python bench/evidence.py canary
+	$(BIN)/python bench/gateway.py
+	$(BIN)/python bench/engine.py
 
 docs: .venv/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'

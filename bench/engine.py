@@ -1,6 +1,6 @@
 """What does computing requests together gain? The in-process engine beside one `generate` at a time, on two cores.
 
-    python bench/engine.py            # about ten minutes; writes bench/results/engine.json
+    python bench/engine.py            # half an hour; writes bench/results/engine.json
     python bench/engine.py --quick    # about a minute, the same code
 
 Needs the adapter that `make demo` leaves in .finetune/. Requests are the demo's test rows, answered greedily in
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 async def measured(demo: Demo, folder: Path, quick: bool) -> dict[str, Any]:
-    rounds, many, few, adapters = (1, 32, 4, 4) if quick else (3, 128, 48, ADAPTERS)
+    rounds, many, few, adapters = (1, 32, 4, 4) if quick else (2, 96, 32, ADAPTERS)
     figures: dict[str, Any] = {}
     engine = InProcessEngine(demo.base, dtype="float32", device="cpu", max_rows=CLIENTS)
     await engine.load(LoadedAdapter("trained", demo.adapter))
@@ -86,11 +86,18 @@ async def measured(demo: Demo, folder: Path, quick: bool) -> dict[str, Any]:
     ):
         chats = [[{"role": "system", "content": system}, *sentence] for sentence in demo.sentences[:many]]
         alone = one_at_a_time(demo.base, demo.adapter if adapter else None)
-        figures |= await side_by_side(name, engine, alone, chats, adapter, few, rounds)
+        figures |= told(await side_by_side(name, engine, alone, chats, adapter, few, rounds))
     for copy in range(adapters):
         await engine.load(LoadedAdapter(f"copy-{copy}", changed(demo.adapter, folder / f"copy-{copy}", copy)))
-    figures |= await switching(engine, demo, [f"copy-{copy}" for copy in range(adapters)], many, rounds)
+    figures |= told(await switching(engine, demo, [f"copy-{copy}" for copy in range(adapters)], many, rounds))
     await engine.close()
+    return figures
+
+
+def told(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures, shown as soon as they are there: the whole takes a while."""
+    for name, figure in figures.items():
+        print(f"{name}: {figure}", flush=True)
     return figures
 
 

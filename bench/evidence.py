@@ -1,7 +1,7 @@
 """Do the procedures of `evidence.md` keep their promises? Simulated with known truth.
 
     python bench/evidence.py gates            # about ten minutes; writes bench/results/evidence_gates.json
-    python bench/evidence.py canary           # about ten minutes; writes bench/results/evidence_canary.json
+    python bench/evidence.py canary           # a quarter of an hour; writes bench/results/evidence_canary.json
     python bench/evidence.py canary --quick   # under a minute, the same code
 
 `--json` prints one object on the last line: name, figures, targets, ok.
