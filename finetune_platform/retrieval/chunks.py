@@ -48,6 +48,9 @@ def chunk(text: str, size: int, overlap: int) -> list[Chunk]:
         stripped = inner.strip()
         # What is left behind a cut may be white space only: the piece before has said all then.
         if stripped and (not pieces or first + len(stripped) > pieces[-1].end):
+            if pieces and pieces[-1].start == first:
+                # Behind white space at its beginning, an overlap may reach back over the whole piece before.
+                pieces.pop()
             pieces.append(Chunk(first, first + len(stripped), stripped))
         if end == len(text):
             break

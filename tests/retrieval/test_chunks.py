@@ -12,6 +12,7 @@ TEXTS = st.text(st.sampled_from("ab .\n\té漢。?"), max_size=400)
 
 @given(TEXTS, st.integers(2, 60), st.floats(0, 0.5))
 @example("??\n", 2, 0.5)
+@example("a 。\nb\n\tb\naéa \n\t  \néb \nbé.。。.", 12, 0.5)
 @example("x" * 200, 50, 0.5)
 @example("\n\n\n \n" * 40, 20, 0.5)
 @settings(max_examples=300, deadline=None)
