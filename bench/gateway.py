@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 @contextmanager
-def our_gateway(folder: Path, stub: int):  # type: ignore[no-untyped-def]
+def our_gateway(folder: Path, stub: int) -> Iterator[tuple[str, str, str]]:
     """`finetune serve` on an installation of its own, every interaction logged, and a key for it."""
     tasks = folder / "tasks"
     tasks.mkdir()
@@ -166,7 +167,7 @@ def litellm_environment() -> Path | None:
 
 
 @contextmanager
-def litellm(python: Path, folder: Path, stub: int):  # type: ignore[no-untyped-def]
+def litellm(python: Path, folder: Path, stub: int) -> Iterator[tuple[str, str, str]]:
     """LiteLLM's proxy in front of the same stub, with a master key and its logging as it comes."""
     config = folder / "litellm.yaml"
     upstream = {"model": "openai/stub", "api_base": f"http://127.0.0.1:{stub}/v1", "api_key": "none"}
@@ -187,7 +188,7 @@ def litellm(python: Path, folder: Path, stub: int):  # type: ignore[no-untyped-d
 
 
 @contextmanager
-def running(command: list[str], environment: dict[str, str], folder: Path, name: str):  # type: ignore[no-untyped-def]
+def running(command: list[str], environment: dict[str, str], folder: Path, name: str) -> Iterator[None]:
     """A server in a process group of its own, stopped at the end."""
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(

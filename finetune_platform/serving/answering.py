@@ -324,6 +324,7 @@ class Answering:
         self._measure(reply, usage)
         reply.format_valid = ask.served.format_valid(reply.text)
         reply.refused = ask.served.refuses(reply.text)
+        _end_span(reply, "cached" if reply.cached else reply.finish_reason or "stop")
         if reply.cached:
             return
         self._traffic.answered(
@@ -334,7 +335,6 @@ class Answering:
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
         )
-        _end_span(reply, reply.finish_reason or "stop")
 
 
 async def _in_time(ask: Ask, what: Awaitable[T]) -> T:

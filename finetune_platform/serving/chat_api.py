@@ -43,7 +43,7 @@ Render = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
 
 class DirectRoute(APIRoute):
-    """Hands the request to its endpoint, which reads it itself; what FastAPI would do before costs a third of all."""
+    """Hands the request to its endpoint, which reads it itself: nothing of it is left for FastAPI to take apart."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint

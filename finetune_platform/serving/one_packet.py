@@ -1,7 +1,4 @@
-"""HTTP answers in one packet: uvicorn writes head and body apart, and each write wakes the reader at the other end.
-
-On a small machine a needless packet costs as much as a tenth of the gateway's whole work on a request.
-"""
+"""HTTP answers in one packet: uvicorn writes head and body apart, and each write wakes the reader at the other end."""
 
 import asyncio
 from typing import Any

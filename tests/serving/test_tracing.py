@@ -94,12 +94,13 @@ def upstream(tmp_path: Path) -> Iterator[StandIn]:
 
 
 @contextmanager
-def gateway(place: Settings, task_file: Any, upstream: StandIn, endpoint: str) -> Iterator[tuple[Running, str]]:
+def gateway(
+    place: Settings, task_file: Any, upstream: StandIn, endpoint: str, **serving: Any
+) -> Iterator[tuple[Running, str]]:
     """A gateway whose champion runs on the upstream, which also answers for the base model; and the champion's id."""
     urls = [upstream.url]
-    path = task_file(
-        serving={"engine": {"kind": "vllm", "urls": urls}, "base": {"kind": "openai", "urls": urls, "model": "base"}}
-    )
+    engines = {"engine": {"kind": "vllm", "urls": urls}, "base": {"kind": "openai", "urls": urls, "model": "base"}}
+    path = task_file(serving={**engines, **serving})
     task = load_task(path)
     adapter = publish_adapter(Lake(place.lake_url), task.name, "champion")
     database = Database(place.database_url)
@@ -159,6 +160,16 @@ def test_the_span_of_a_streamed_answer_lasts_until_its_last_piece(
     assert 0.3 <= arms[0].took_s <= requests_[arms[0].parent].took_s
     assert arms[0].said["gen_ai.request.stream"] and arms[0].said["gen_ai.usage.output_tokens"] == 3
     assert len(requests_) == 2 and set(requests_) == {arm.parent for arm in arms}
+
+
+def test_an_answer_that_was_kept_ends_its_span_too(
+    settings_env: Settings, task_file: Any, upstream: StandIn, collector: Collector
+) -> None:
+    with gateway(settings_env, task_file, upstream, collector.url, response_cache={}) as (running, _):
+        key = running.key()
+        assert [ask(running, key).headers.get("x-finetune-cache") for _ in range(2)] == [None, "hit"]
+    outcomes = [span.said["finetune.outcome"] for span in collector.spans() if "finetune.outcome" in span.said]
+    assert outcomes == ["stop", "cached"]
 
 
 def test_a_reader_who_leaves_and_a_refused_request_end_their_spans(
