@@ -193,7 +193,7 @@ class Dispatcher:
         finally:
             if not opened:
                 if response is not None:
-                    response.close()
+                    response.release()
                 replica.end(model, permit, ok)
 
     def _hedge(

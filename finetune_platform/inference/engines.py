@@ -18,7 +18,7 @@ def build_engine(ref: EngineRef, base_model: Path | None, api_keys: Mapping[str,
         timeout_s: Longest time for an answer.
 
     Raises:
-        BadInput: The reference names a key that is not there, or kind in_process lacks its base model.
+        BadInput: The reference names a key that is not there or cannot be one, or kind in_process lacks its base model.
     """
     if ref.kind == "in_process":
         if base_model is None:
@@ -46,4 +46,10 @@ def _key(ref: EngineRef, api_keys: Mapping[str, str]) -> str | None:
             f'serving: api_key "{ref.api_key}" is not in UPSTREAM_API_KEYS ({known})',
             f"add {ref.api_key}=KEY to UPSTREAM_API_KEYS, or correct the name",
         )
-    return api_keys[ref.api_key]
+    key = api_keys[ref.api_key]
+    if not (key.isascii() and key.isprintable()):
+        raise BadInput(
+            f"UPSTREAM_API_KEYS: {ref.api_key} holds characters that a header may not",
+            "look for a line break at its end, or a quotation mark from a text editor",
+        )
+    return key

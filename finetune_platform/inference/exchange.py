@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
-import aiohttp
-
 from finetune_platform.inference import answers
 from finetune_platform.inference.chat import EngineError
+from finetune_platform.inference.http_connection import NotHttp, Response
+from finetune_platform.inference.http_pool import CannotConnect, ConnectTimeout, HttpPool
 from finetune_platform.inference.trace_context import TRACE_HEADERS
 
 MAX_ANSWER_BYTES = 16 * 2**20
@@ -76,7 +76,7 @@ class Http:
         self.api_key = api_key
         self.timeouts = timeouts
         self.max_connections = max_connections
-        self._session: aiohttp.ClientSession | None = None
+        self._pool: HttpPool | None = None
 
     async def ask(self, name: str, url: str, payload: bytes) -> dict[str, Any]:
         """Posts a request; the whole, checked answer.
@@ -93,20 +93,23 @@ class Http:
         finally:
             response.release()
 
-    async def post(self, name: str, url: str, payload: bytes) -> aiohttp.ClientResponse:
-        """Posts JSON; the response with its body unread, which the caller must release or close.
+    async def post(self, name: str, url: str, payload: bytes) -> Response:
+        """Posts JSON; the response with its body unread, which the caller must release.
 
         Raises:
             AttemptFailed: The server cannot be reached, is silent, or answered another status than 200.
         """
         response = await self._send(name, "POST", url, payload)
-        if response.status == 200:
+        if response.status == 200 and response.headers.get("content-encoding", "identity") == "identity":
             return response
+        if response.status == 200:
+            response.release()
+            raise AttemptFailed(502, f"{name} compresses its answers, which it was asked not to", server_status=200)
         try:
             raw = await self._read(name, response, MAX_ERROR_BYTES)
         finally:
-            response.close()
-        raise refused(name, response.status, answers.error_text(raw, self.api_key), response.headers.get("Retry-After"))
+            response.release()
+        raise refused(name, response.status, answers.error_text(raw, self.api_key), response.headers.get("retry-after"))
 
     async def call(self, name: str, method: str, url: str, payload: bytes | None, limit_s: float) -> tuple[int, bytes]:
         """Status and body of a request that is no chat; within `limit_s`.
@@ -125,54 +128,42 @@ class Http:
             raise AttemptFailed(504, f"{name} took longer than {limit_s:g} s") from error
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._pool is not None:
+            self._pool.close()
 
-    async def _send(self, name: str, method: str, url: str, payload: bytes | None) -> aiohttp.ClientResponse:
-        if self._session is None:
-            self._session = self._open()
+    async def _send(self, name: str, method: str, url: str, payload: bytes | None) -> Response:
+        if self._pool is None:
+            self._pool = self._opened()
         try:
-            # A redirect would carry the key and the prompt to a server that nobody configured.
-            return await self._session.request(
-                method, url, data=payload, headers=TRACE_HEADERS.get(), allow_redirects=False
-            )
-        except aiohttp.ConnectionTimeoutError as error:
+            return await self._pool.send(method, url, payload, TRACE_HEADERS.get())
+        except ConnectTimeout as error:
             raise AttemptFailed(504, f"{name} accepts no connection", again=True) from error
         except TimeoutError as error:
             raise AttemptFailed(504, f"{name} is silent") from error
-        except (aiohttp.ClientConnectorDNSError, aiohttp.ClientConnectorCertificateError) as error:
+        except CannotConnect as error:
             raise AttemptFailed(502, f"{name} cannot be reached: {reason(error)}") from error
-        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, OSError) as error:
-            raise AttemptFailed(502, f"{name} cannot be reached: {reason(error)}", again=True) from error
-        except aiohttp.ClientError as error:
+        except NotHttp as error:
             raise AttemptFailed(502, f"{name} does not speak HTTP: {reason(error)}") from error
+        except OSError as error:
+            raise AttemptFailed(502, f"{name} cannot be reached: {reason(error)}", again=True) from error
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _opened(self) -> HttpPool:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
-        first_byte = min(self.timeouts.first_byte_s, self.timeouts.total_s)
-        return aiohttp.ClientSession(
-            headers=headers,
-            # Uvicorn, which vLLM runs on, drops a connection after 5 idle seconds: let go of it before that.
-            connector=aiohttp.TCPConnector(limit=self.max_connections, keepalive_timeout=4.0, ttl_dns_cache=30),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect_s, sock_read=first_byte),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        first_byte_s = min(self.timeouts.first_byte_s, self.timeouts.total_s)
+        return HttpPool(headers, self.timeouts.connect_s, first_byte_s, self.max_connections)
 
-    async def _read(self, name: str, response: aiohttp.ClientResponse, limit: int) -> bytes:
+    async def _read(self, name: str, response: Response, limit: int) -> bytes:
         pieces: list[bytes] = []
         size = 0
         try:
-            async for piece in response.content.iter_any():
+            while piece := await response.read():
                 pieces.append(piece)
                 size += len(piece)
                 if size > limit:
-                    response.close()
                     raise AttemptFailed(502, f"{name} answered more than {limit} bytes")
-        except TimeoutError as error:
-            raise AttemptFailed(504, f"{name} fell silent within its answer") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise AttemptFailed(502, f"{name} broke its answer off: {reason(error)}") from error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

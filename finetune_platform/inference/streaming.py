@@ -7,11 +7,10 @@ import asyncio
 from collections import deque
 from typing import Any
 
-import aiohttp
-
 from finetune_platform.inference import answers
 from finetune_platform.inference.chat import EngineError
 from finetune_platform.inference.exchange import AttemptFailed, Timeouts, reason
+from finetune_platform.inference.http_connection import Response
 from finetune_platform.inference.sse import Event, SseParser
 
 DONE = b"[DONE]"
@@ -25,7 +24,7 @@ class ChatStream:
 
     Args:
         name: The server, for messages.
-        response: Its answer with status 200, body unread; closed by `close`.
+        response: Its answer with status 200, body unread; released by `close`.
         timeouts: For the first piece, and each next one.
         deadline: On the event loop's clock.
 
@@ -33,7 +32,7 @@ class ChatStream:
         AttemptFailed: The answer is no event stream.
     """
 
-    def __init__(self, name: str, response: aiohttp.ClientResponse, timeouts: Timeouts, deadline: float) -> None:
+    def __init__(self, name: str, response: Response, timeouts: Timeouts, deadline: float) -> None:
         if response.content_type != "text/event-stream":
             raise AttemptFailed(502, f"{name} answered {response.content_type} instead of an event stream")
         self.name = name
@@ -78,10 +77,10 @@ class ChatStream:
         clock = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout_at(min(self._deadline, clock() + self._wait_s)):
-                piece = await self._response.content.readany()
+                piece = await self._response.read()
         except TimeoutError as error:
             raise AttemptFailed(504, f"{self.name} began a stream and did not go on in time") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise AttemptFailed(502, f"{self.name} broke a stream off: {reason(error)}") from error
         self._wait_s = self._silence_s
         return piece
@@ -128,7 +127,7 @@ class ChatStream:
     async def _linger(self) -> None:
         try:
             async with asyncio.timeout(LINGER_S):
-                while await self._response.content.readany():
+                while await self._response.read():
                     pass
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            self._response.close()
+        except OSError:
+            pass  # `close` breaks the connection off

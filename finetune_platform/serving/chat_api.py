@@ -1,7 +1,7 @@
 """OpenAI's endpoints that answer: chat completions and plain ones, whole or streamed."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
@@ -42,15 +41,7 @@ TASK_HEADER = "x-finetune-task"
 Render = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
 
-class DirectRoute(APIRoute):
-    """Hands the request to its endpoint, which reads it itself: nothing of it is left for FastAPI to take apart."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return endpoint
-
-
-router = APIRouter(route_class=DirectRoute)
+router = APIRouter()
 
 
 NAMED = {ADAPTER_HEADER: "Which adapter answered.", INTERACTION_HEADER: "What to send feedback by."}
@@ -122,6 +113,10 @@ async def completions(request: Request) -> Response:
             return wire.text_completion(choices, usage, reply.interaction_id, asked.model)
 
         return EventStream(gateway, caller, asks[0], reply, chunks, render, held.pop_all())
+
+
+ENDPOINTS = {"/v1/chat/completions": chat_completions, "/v1/completions": completions}
+"""By path: those of this file, for a server that asks them directly."""
 
 
 def _without_prompt(sent: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from finetune_platform.inference.engines import build_engine
 from finetune_platform.lake import Lake
 from finetune_platform.progress import Report
 from finetune_platform.serving.answering import Answering
-from finetune_platform.serving.app import build_app
+from finetune_platform.serving.app import build_app, in_front_of
 from finetune_platform.serving.callers import Directory
 from finetune_platform.serving.ensemble_file import find_ensembles
 from finetune_platform.serving.ensembles import load_ensembles
@@ -132,7 +132,7 @@ def serve(gateway: Gateway, host: str, port: int) -> None:
     from finetune_platform.serving.one_packet import OnePacketProtocol
 
     config = uvicorn.Config(
-        build_app(gateway),
+        in_front_of(build_app(gateway)),
         host=host,
         port=port,
         log_level="warning",

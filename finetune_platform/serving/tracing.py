@@ -36,6 +36,10 @@ class Tracing:
         self._tracer: Tracer | None = provider.get_tracer("finetune_platform.serving") if provider else None
 
     @property
+    def is_on(self) -> bool:
+        return self._provider is not None
+
+    @property
     def of_requests(self) -> TelemetryConfig:
         """What FastAPI's own telemetry is to do: spans of requests, nothing else."""
         return {

@@ -5,6 +5,7 @@ others well. Tests of engines use it; what an engine should make of it stands th
 """
 
 import asyncio
+import gzip
 import json
 import socket
 from collections import deque
@@ -200,6 +201,11 @@ async def _huge_event(server: MisbehavingServer, request: web.Request) -> web.St
     return await _respond(request, b"data: ", *[b"x" * 2**20] * 64)
 
 
+async def _compressed(server: MisbehavingServer, request: web.Request) -> web.StreamResponse:
+    raw = gzip.compress(json.dumps(ANSWER).encode())
+    return web.Response(body=raw, headers={"Content-Type": "application/json", "Content-Encoding": "gzip"})
+
+
 async def _elsewhere(server: MisbehavingServer, request: web.Request) -> web.StreamResponse:
     raise web.HTTPTemporaryRedirect(f"{server.url}/elsewhere")
 
@@ -231,6 +237,7 @@ MALFORMED = {
     "latin1": _raw(_with(id="X").encode().replace(b"X", b"\xe9")),
     "nested": _raw("[" * 100_000),
     "huge": _huge,
+    "compressed": _compressed,
     "reset_within_answer": _reset_within_answer,
 }
 

@@ -31,6 +31,12 @@ def test_a_missing_key_names_itself_and_what_is_there() -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_a_key_that_no_header_can_hold_is_refused_before_a_request() -> None:
+    with pytest.raises(BadInput, match="line break") as caught:
+        build_engine(EngineRef(**OPENAI), None, {"main": "secret\n"}, 7.0)
+    assert "secret" not in str(caught.value)
+
+
 def test_an_in_process_engine_needs_a_base_model() -> None:
     with pytest.raises(BadInput, match="base model"):
         build_engine(EngineRef(), None, {}, 7.0)

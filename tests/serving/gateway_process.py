@@ -158,6 +158,9 @@ class Piece(NamedTuple):
 class Load:
     """Clients that ask as long as the block lasts, each on a connection of its own; at its end they finish.
 
+    Args:
+        asking: What else stands in their requests.
+
     Attributes:
         answers: What they got whole with status 200.
         pieces: Of streamed answers.
@@ -167,10 +170,16 @@ class Load:
     """
 
     def __init__(
-        self, gateway: GatewayProcess, key: str, tasks: Sequence[str], clients: int = 6, streamed: float = 0.3
+        self,
+        gateway: GatewayProcess,
+        key: str,
+        tasks: Sequence[str],
+        clients: int = 6,
+        streamed: float = 0.3,
+        **asking: Any,
     ) -> None:
         self._gateway, self._tasks, self._clients, self._streamed = gateway, tasks, clients, streamed
-        self._headers = _bearer(key)
+        self._headers, self._asking = _bearer(key), asking
         self._ending = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self.answers: list[Answer] = []
@@ -213,6 +222,7 @@ class Load:
         streamed = dice.random() < self._streamed
         content = f"My card was declined, case {dice.randrange(10**9)}."
         body = {"model": dice.choice(self._tasks), "messages": [{"role": "user", "content": content}]}
+        body |= self._asking
         began = time.monotonic()
         url = f"{self._gateway.url}/v1/chat/completions"
         async with session.post(url, json={**body, "stream": streamed}, headers=self._headers) as answer:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from finetune_platform.inference.chat import ChatEngine
-from finetune_platform.serving.app import build_app
+from finetune_platform.serving.app import build_app, in_front_of
 from finetune_platform.serving.gateway import Gateway
 from finetune_platform.serving.keys import create_key
 from finetune_platform.serving.one_packet import OnePacketProtocol
@@ -48,7 +48,12 @@ def running_gateway(place: Settings, tasks: Sequence[Task], engines: Mapping[str
     """Serves until the block ends."""
     gateway = build_gateway(place, tasks, lambda line: None, engines)
     config = uvicorn.Config(
-        build_app(gateway), host="127.0.0.1", port=0, log_level="warning", lifespan="on", http=OnePacketProtocol
+        in_front_of(build_app(gateway)),
+        host="127.0.0.1",
+        port=0,
+        log_level="warning",
+        lifespan="on",
+        http=OnePacketProtocol,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 START_S = 600.0
 # On a CPU, computing what these adapters do not have (other layers, a higher rank) takes three times as long, bfloat16
 # that is not native five times.
