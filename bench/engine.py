@@ -12,12 +12,14 @@ one object on the last line.
 
 import argparse
 import asyncio
+import itertools
 import json
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +62,23 @@ class Cost(NamedTuple):
     processor: float
 
 
+class Peer:
+    """transformers' `generate`, with PEFT's model where there is an adapter: one request at a time.
+
+    In a process of its own: two that compute in one process slow each other down, even in turns.
+    """
+
+    def __init__(self, base: Path, adapter: Path | None) -> None:
+        spawning = multiprocessing.get_context("spawn")
+        self._process = ProcessPoolExecutor(1, spawning, initializer=_load_peer, initargs=(base, adapter))
+
+    def answer(self, chats: list[Any]) -> tuple[Cost, list[str]]:
+        return self._process.submit(_answer_one_at_a_time, chats).result()
+
+    def close(self) -> None:
+        self._process.shutdown()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=ROOT / ".finetune", help="the demo's folder")
@@ -76,20 +95,21 @@ def main() -> None:
 
 
 async def measured(demo: Demo, folder: Path, quick: bool) -> dict[str, Any]:
-    rounds, many, few, adapters = (1, 32, 4, 4) if quick else (2, 96, 32, ADAPTERS)
+    rounds, adapters = (1, 4) if quick else (3, ADAPTERS)
     figures: dict[str, Any] = {}
     engine = InProcessEngine(demo.base, dtype="float32", device="cpu", max_rows=CLIENTS)
     await engine.load(LoadedAdapter("trained", demo.adapter))
-    for name, adapter, system in (
-        ("trained adapter", "trained", demo.system_prompt),
-        ("engineered prompt", None, demo.engineered_prompt),
+    for name, adapter, system, count in (
+        ("trained adapter", "trained", demo.system_prompt, 12 if quick else 96),
+        ("engineered prompt", None, demo.engineered_prompt, 4 if quick else 48),
     ):
-        chats = [[{"role": "system", "content": system}, *sentence] for sentence in demo.sentences[:many]]
-        alone = one_at_a_time(demo.base, demo.adapter if adapter else None)
-        figures |= told(await side_by_side(name, engine, alone, chats, adapter, few, rounds))
+        chats = [[{"role": "system", "content": system}, *sentence] for sentence in demo.sentences[:count]]
+        peer = Peer(demo.base, demo.adapter if adapter else None)
+        figures |= told(await side_by_side(name, engine, peer, chats, adapter, rounds))
+        peer.close()
     for copy in range(adapters):
         await engine.load(LoadedAdapter(f"copy-{copy}", changed(demo.adapter, folder / f"copy-{copy}", copy)))
-    figures |= told(await switching(engine, demo, [f"copy-{copy}" for copy in range(adapters)], many, rounds))
+    figures |= told(await switching(engine, demo, [f"copy-{copy}" for copy in range(adapters)], rounds))
     await engine.close()
     return figures
 
@@ -102,25 +122,17 @@ def told(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 async def side_by_side(
-    name: str,
-    engine: InProcessEngine,
-    alone: Callable[[list[Any]], str],
-    chats: list[Any],
-    adapter: str | None,
-    few: int,
-    rounds: int,
+    name: str, engine: InProcessEngine, peer: Peer, chats: list[Any], adapter: str | None, rounds: int
 ) -> dict[str, Any]:
-    """The engine answers all chats in each round; the peer, which takes its time, some of them in each."""
-    theirs, ours, equal, asked = [], [], 0, 0
+    """In each round both answer the same chats: the peer once, the engine three times over."""
+    theirs, ours, equal = [], [], 0
     for number in range(rounds):
-        some = chats[number * few // rounds : (number + 1) * few // rounds]
-        their_cost, their_answers = timed(lambda some=some: [alone(chat) for chat in some])
-        our_cost, our_answers = await timed_async(lambda: clients(engine, chats, [adapter]))
+        some = chats[number * len(chats) // rounds : (number + 1) * len(chats) // rounds]
+        their_cost, their_answers = peer.answer(some)
+        our_cost, our_answers = await clients(engine, some, [adapter], 3 * len(some))
         theirs.append(their_cost)
         ours.append(our_cost)
-        answers = our_answers[number * few // rounds :]
-        equal += sum(a == b for a, b in zip(answers, their_answers, strict=False))
-        asked += len(some)
+        equal += sum(a == b for a, b in zip(our_answers, their_answers, strict=True))
     clock, processor = statistics.mean(t.clock for t in theirs), statistics.mean(t.processor for t in theirs)
     our_clock, our_processor = statistics.mean(o.clock for o in ours), statistics.mean(o.processor for o in ours)
     return {
@@ -128,20 +140,18 @@ async def side_by_side(
         f"{name}, engine, requests/s": round(1 / our_clock, 2),
         f"{name}, gain": round(clock / our_clock, 2),
         f"{name}, processor gain": round(processor / our_processor, 2),
-        f"{name}, equal answers": f"{equal} of {asked}",
+        f"{name}, equal answers": f"{equal} of {len(chats)}",
     }
 
 
-async def switching(
-    engine: InProcessEngine, demo: Demo, adapters: list[str], count: int, rounds: int
-) -> dict[str, Any]:
+async def switching(engine: InProcessEngine, demo: Demo, adapters: list[str], rounds: int) -> dict[str, Any]:
     """One adapter's throughput and that of all of them in turn, in turns."""
-    chats = [[{"role": "system", "content": demo.system_prompt}, *sentence] for sentence in demo.sentences[:count]]
-    await clients(engine, chats[: len(adapters)], adapters)  # shared prefixes are computed
+    chats = [[{"role": "system", "content": demo.system_prompt}, *sentence] for sentence in demo.sentences[:96]]
+    await clients(engine, chats, adapters, len(adapters))  # shared prefixes are computed
     shares, processor = [], []
     for _ in range(rounds):
-        one, _ = await timed_async(lambda: clients(engine, chats, adapters[:1]))
-        all_of_them, _ = await timed_async(lambda: clients(engine, chats, adapters))
+        one, _ = await clients(engine, chats, adapters[:1], 96)
+        all_of_them, _ = await clients(engine, chats, adapters, 96)
         shares.append(one.clock / all_of_them.clock)
         processor.append(one.processor / all_of_them.processor)
     return {
@@ -150,22 +160,36 @@ async def switching(
     }
 
 
-async def clients(engine: InProcessEngine, chats: list[Any], adapters: list[Any]) -> list[str]:
-    """Answers to all chats, from clients that each ask the next when they have their answer."""
+async def clients(engine: InProcessEngine, chats: list[Any], adapters: list[Any], count: int) -> tuple[Cost, list[str]]:
+    """Answers to all chats, from clients that each ask the next when they have their answer, over and over.
+
+    The clock stops at the answer number `count`, while all other clients wait for theirs.
+    """
     answers = [""] * len(chats)
-    left = iter(range(len(chats)))
+    numbers, answered = itertools.count(), 0
+    clock, processor = time.perf_counter(), time.process_time()
+    measured: list[Cost] = []
 
     async def client() -> None:
-        for i in left:
-            answer = await engine.complete({"messages": chats[i], "max_tokens": 96}, adapters[i % len(adapters)])
-            answers[i] = answer["choices"][0]["message"]["content"]
+        nonlocal answered
+        while not measured:
+            i = next(numbers)
+            asked = {"messages": chats[i % len(chats)], "max_tokens": 96}
+            answer = await engine.complete(asked, adapters[i % len(adapters)])
+            answers[i % len(chats)] = answer["choices"][0]["message"]["content"]
+            answered += 1
+            if answered == count:
+                measured.append(cost(clock, processor, count))
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    return answers
+    return measured[0], answers
 
 
-def one_at_a_time(base: Path, adapter: Path | None) -> Callable[[list[Any]], str]:
-    """The peer: transformers' `generate`, with PEFT's model where there is an adapter."""
+_peer: Any = None
+
+
+def _load_peer(base: Path, adapter: Path | None) -> None:
+    global _peer
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -173,28 +197,21 @@ def one_at_a_time(base: Path, adapter: Path | None) -> Callable[[list[Any]], str
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
-    model.eval()
-    tokenizer = load_tokenizer(base)
+    _peer = model.eval(), load_tokenizer(base)
 
-    def answer(chat: list[Any]) -> str:
+
+def _answer_one_at_a_time(chats: list[Any]) -> tuple[Cost, list[str]]:
+    import torch
+
+    model, tokenizer = _peer
+    answers: list[str] = []
+    clock, processor = time.perf_counter(), time.process_time()
+    for chat in chats:
         text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=96, do_sample=False)
-        return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
-
-    return answer
-
-
-def timed(work: Callable[[], list[str]]) -> tuple[Cost, list[str]]:
-    clock, processor = time.perf_counter(), time.process_time()
-    answers = work()
-    return cost(clock, processor, len(answers)), answers
-
-
-async def timed_async(work: Callable[[], Any]) -> tuple[Cost, list[str]]:
-    clock, processor = time.perf_counter(), time.process_time()
-    answers = await work()
-    return cost(clock, processor, len(answers)), answers
+        answers.append(str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)))
+    return cost(clock, processor, len(chats)), answers
 
 
 def cost(clock: float, processor: float, count: int) -> Cost:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 READ_TOKENS = {"cpu": 256, "cuda": 4096}
 """Most prompt tokens a step: half a second of two cores for a model of 135M parameters, milliseconds on a GPU."""
 
+LINGER = 0.05
+"""Share of a step's time that the next one may be late for rows that come in where others have just left."""
+
 PREFIX_TOKENS = 8_192
 """Most tokens of shared prefixes, all adapters together."""
 
@@ -36,21 +39,32 @@ class ContinuousBatch:
     """The scheduler of one model.
 
     Args:
-        model: Used by the scheduler's thread alone.
+        build: Makes the model, in the scheduler's thread, which alone uses it. OpenMP keeps helpers for every thread
+            that computes, and once they are more than the cores each product waits until its helpers are awake: had
+            another thread computed for a moment, the model would be half as fast from then on.
         tokenizer: For pieces of text.
         max_rows: Most rows in flight.
         max_waiting: Most rows that wait for a place.
+
+    Raises:
+        Exception: What `build` raises.
     """
 
+    model: RaggedModel
+
     def __init__(
-        self, model: RaggedModel, tokenizer: "PreTrainedTokenizerBase", *, max_rows: int, max_waiting: int
+        self,
+        build: Callable[[], RaggedModel],
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        max_rows: int,
+        max_waiting: int,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.tokenizer = tokenizer
         self.max_rows, self.max_waiting = max_rows, max_waiting
         self.ready: set[str] = set()
         self.failure: EngineError | None = None
         self._prefixes = SharedPrefixes(PREFIX_TOKENS)
-        self._read_tokens = READ_TOKENS[torch.device(model.device).type]
         self._changed = threading.Condition()
         self._waiting: deque[Row] = deque()
         self._running: list[Row] = []
@@ -58,8 +72,12 @@ class ContinuousBatch:
         self._leaving: dict[str, list[Future[None]]] = {}
         self._finished: deque[float] = deque(maxlen=64)
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="continuous-batch", daemon=True)
+        self._left = 0
+        self._step_s = 0.0
+        built: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(build, built), name="continuous-batch", daemon=True)
         self._thread.start()
+        built.result()
 
     def check(self, adapter: str | None) -> None:
         """Raises the error that a row with this adapter would meet now.
@@ -128,7 +146,14 @@ class ContinuousBatch:
         each = (self._finished[-1] - self._finished[0]) / (len(self._finished) - 1)
         return min(max(each * max(len(self._waiting), 4) / 4, 0.1), 60.0)
 
-    def _run(self) -> None:
+    def _run(self, build: Callable[[], RaggedModel], built: "Future[None]") -> None:
+        try:
+            self.model = build()
+        except BaseException as cause:  # noqa: BLE001 - whoever waits for the model is told
+            built.set_exception(cause)
+            return
+        self._read_tokens = READ_TOKENS[torch.device(self.model.device).type]
+        built.set_result(None)
         error = EngineError(503, "the engine is closed")
         try:
             with torch.inference_mode():
@@ -138,6 +163,7 @@ class ContinuousBatch:
                     self._admit()
                     if self._running:
                         self._step()
+                        self._let_others_in()
         except BaseException as cause:
             error = EngineError(503, f"the engine has stopped: {type(cause).__name__}: {cause}")
             raise
@@ -207,6 +233,7 @@ class ContinuousBatch:
                 budget -= len(tokens)
             rows.append(row)
             work.append(Work(row.adapter, row.slot, row.computed, tokens, len(tokens) >= row.unread))
+        started = time.monotonic()
         logits = self.model.forward(work)
         continued = [(row, row.draw) for row, item in zip(rows, work, strict=True) if item.wants_logits and row.draw]
         tokens_of = next_tokens(logits, [draw for _, draw in continued])
@@ -217,6 +244,18 @@ class ContinuousBatch:
                 self._prefixes.learn(row.adapter, row.prompt, partial(self.model.cache.copy_of, row.slot))
         for (row, _), token in zip(continued, tokens_of, strict=True):
             self._advance(row, token)
+        self._step_s = time.monotonic() - started
+
+    def _let_others_in(self) -> None:
+        """Waits a moment, after rows have left, for those that take their places.
+
+        Whoever gets an answer often has the next question ready; come a thousandth of a second after the next step
+        has begun, it would wait for that step's end.
+        """
+        with self._changed:
+            left, self._left = self._left, 0
+            if left and self._running and not self._waiting:
+                self._changed.wait_for(lambda: self._closing or len(self._waiting) >= left, LINGER * self._step_s)
 
     def _start(self, row: Row) -> None:
         prefix = self._prefixes.find(row.adapter, row.prompt)
@@ -245,6 +284,7 @@ class ContinuousBatch:
         row.tell(Ended(row.answer, text, "stop" if stopped else "length", row.cached))
 
     def _leave(self, row: Row) -> None:
+        self._left += 1
         self._running.remove(row)
         self.model.cache.release(row.slot)
 

@@ -17,6 +17,7 @@ from finetune_platform.errors import PermanentError
 from finetune_platform.inference.base_models import load_tokenizer
 from finetune_platform.inference.chat import Body, EngineError, LoadedAdapter
 from finetune_platform.inference.chat_request import ChatRequest, read_request
+from finetune_platform.inference.passing_thread import in_passing_thread
 from finetune_platform.inference.precision import choose_precision
 
 if TYPE_CHECKING:
@@ -58,12 +59,16 @@ class InProcessEngine:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = base_model.name
-        self.precision = choose_precision(dtype, device)
-        self.model = RaggedModel(base_model, self.precision.dtype, device, max_rows=max_rows, max_tokens=KV_TOKENS)
         # A copy of its own: another user of the cached one may set truncation or padding while we encode.
         self.tokenizer = copy.deepcopy(load_tokenizer(base_model))
+
+        def build() -> RaggedModel:
+            self.precision = choose_precision(dtype, device)
+            return RaggedModel(base_model, self.precision.dtype, device, max_rows=max_rows, max_tokens=KV_TOKENS)
+
+        self.batch = ContinuousBatch(build, self.tokenizer, max_rows=max_rows, max_waiting=max_waiting)
+        self.model = self.batch.model
         self.model.end_tokens.add(self.tokenizer.eos_token_id)
-        self.batch = ContinuousBatch(self.model, self.tokenizer, max_rows=max_rows, max_waiting=max_waiting)
         self._preparing = ThreadPoolExecutor(1, "prepare-requests")
 
     async def complete(self, body: Body, adapter: str | None) -> dict[str, Any]:
@@ -129,7 +134,7 @@ class InProcessEngine:
         from finetune_platform.inference.adapter_files import read_adapter
 
         try:
-            weights = await asyncio.to_thread(read_adapter, adapter.folder, self.model.adapters.shapes)
+            weights = await in_passing_thread(lambda: read_adapter(adapter.folder, self.model.adapters.shapes))
         except PermanentError as error:
             raise EngineError(400, f"adapter {adapter.adapter_id}: {error.problem}; {error.mend}") from error
         await asyncio.wrap_future(self.batch.load(adapter.adapter_id, weights))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from finetune_platform.inference.adapter_files import AdapterWeights
+from finetune_platform.inference.packed_linear import PackedLinear, is_packable
 
 
 class Span(NamedTuple):
@@ -41,10 +42,11 @@ class AdaptedLinear(torch.nn.Module):
 
     def __init__(self, linear: torch.nn.Linear, current: CurrentPlan) -> None:
         super().__init__()
-        self.linear = linear
+        self.shape = linear.in_features, linear.out_features
         self.current = current
         self.down = linear.weight.new_zeros(0, linear.in_features, 0)  # A of each place: (places, inputs, rank)
         self.up = linear.weight.new_zeros(0, 0, linear.out_features)  # B of each place: (places, rank, outputs)
+        self.linear = PackedLinear(linear.weight, linear.bias) if is_packable(linear) else linear
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.linear(x)
@@ -99,7 +101,7 @@ class MixedAdapters:
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of every layer that an adapter may change."""
-        return {n: (layer.linear.in_features, layer.linear.out_features) for n, layer in self.layers.items()}
+        return {name: layer.shape for name, layer in self.layers.items()}
 
     def add(self, adapter_id: str, weights: AdapterWeights) -> None:
         """Keeps an adapter's weights, for `prepare` to find."""

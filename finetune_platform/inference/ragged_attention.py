@@ -94,15 +94,16 @@ def ragged_attention(
         out[start:stop] = attended[0].transpose(0, 1)
     if step.writers is not None and step.token_of_slot is not None and step.mask is not None:
         rows, columns = step.mask.shape[0], step.mask.shape[3]
+        # One token each: query heads that share a key-value head stand where the tokens of a sequence would.
+        grouped = query[0].transpose(0, 1).index_select(0, step.token_of_slot)
         attended = scaled_dot_product_attention(
-            query[0].transpose(0, 1).index_select(0, step.token_of_slot)[:, :, None],
+            grouped.view(rows, keys.shape[1], -1, grouped.shape[-1]),
             keys[:rows, :, :columns],
             values[:rows, :, :columns],
             attn_mask=step.mask,
             scale=scaling,
-            enable_gqa=True,
         )
-        out[step.writers] = attended[:, :, 0].index_select(0, step.slots[step.writers])
+        out[step.writers] = attended.view_as(grouped).index_select(0, step.slots[step.writers])
     return out[None], None
 
 

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from finetune_platform.errors import PermanentError
 from finetune_platform.inference import ragged_attention
 from finetune_platform.inference.mixed_adapters import MixedAdapters
+from finetune_platform.inference.packed_linear import PackedLinear, is_packable
 from finetune_platform.inference.precision import Dtype
 from finetune_platform.inference.prefix_attention import MODEL_TYPES
 from finetune_platform.inference.ragged_attention import Reading, Step
@@ -74,11 +75,15 @@ class RaggedModel:
         self.end_tokens: set[int] = set(ends if isinstance(ends, list) else [ends]) - {None}
         self.adapters = MixedAdapters(self.base)
         heads = config.num_attention_heads
+        output = self.base.get_output_embeddings()
+        like = output.weight
+        if is_packable(output):
+            self.base.set_output_embeddings(PackedLinear(output.weight, output.bias))
         self.cache = RowCache(
             config.num_hidden_layers,
             config.num_key_value_heads,
             getattr(config, "head_dim", None) or config.hidden_size // heads,
-            self.base.get_output_embeddings().weight,
+            like,
             max_rows=max_rows,
             max_tokens=max_tokens,
         )
