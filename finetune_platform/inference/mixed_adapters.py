@@ -1,4 +1,4 @@
-"""LoRA for a batch whose tokens belong to different adapters: every linear layer of the model, wrapped once.
+"""LoRA for a batch whose tokens belong to different adapters.
 
 Adapters in use stand side by side in one stack a layer, so that neighbours with one token each are one batched
 product; all others get two products of their own. Reading adapters from disk belongs in `adapter_files.py`.
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from finetune_platform.inference.adapter_files import AdapterWeights
-from finetune_platform.inference.packed_linear import PackedLinear, is_packable
+from finetune_platform.inference.packed_linear import product_of
 
 
 class Span(NamedTuple):
@@ -26,82 +26,92 @@ class Span(NamedTuple):
 
 
 class CurrentPlan:
-    """What the wrapped layers look at; set before each forward pass. Tokens in no span use no adapter."""
+    """What the adapted layers look at; set before each forward pass. Tokens in no span use no adapter."""
 
     def __init__(self) -> None:
         self.spans: Sequence[Span] = ()
 
 
-class AdaptedLinear(torch.nn.Module):
-    """A linear layer, plus what each token's adapter adds: x A B, the scaling folded into B.
+class AdaptedLinear:
+    """Linear layers of one input side by side, plus what each token's adapter adds: x A B, the scaling folded into B.
+
+    A of the layers stand side by side too; B of each has rows of its own, so that it sees its layer's A alone.
 
     Args:
-        linear: The base model's layer.
+        linears: The base model's layers, by name.
         current: Holds the plan of the running batch.
     """
 
-    def __init__(self, linear: torch.nn.Linear, current: CurrentPlan) -> None:
-        super().__init__()
-        self.shape = linear.in_features, linear.out_features
+    def __init__(self, linears: Mapping[str, torch.nn.Linear], current: CurrentPlan) -> None:
+        self.shapes = {name: (linear.in_features, linear.out_features) for name, linear in linears.items()}
         self.current = current
-        self.down = linear.weight.new_zeros(0, linear.in_features, 0)  # A of each place: (places, inputs, rank)
-        self.up = linear.weight.new_zeros(0, 0, linear.out_features)  # B of each place: (places, rank, outputs)
-        self.linear = PackedLinear(linear.weight, linear.bias) if is_packable(linear) else linear
+        self._product = product_of(list(linears.values()))
+        weight = next(iter(linears.values())).weight
+        outputs = sum(outputs for _, outputs in self.shapes.values())
+        self._rank = 0
+        self._down = weight.new_zeros(0, weight.shape[1], 0)  # A of each place: (places, inputs, layers * rank)
+        self._up = weight.new_zeros(0, 0, outputs)  # B of each place: (places, layers * rank, outputs)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.linear(x)
-        if not self.down.numel():
-            return y
-        tokens, out = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
-        for place, places, start, stop in self.current.spans:
-            if places == 1:
-                out[start:stop].addmm_(tokens[start:stop] @ self.down[place], self.up[place])
-            else:
-                inner = torch.bmm(tokens[start:stop, None], self.down[place : place + places])
-                out[start:stop, None].baddbmm_(inner, self.up[place : place + places])
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Of (tokens, inputs) the outputs of all layers, (tokens, outputs)."""
+        y = self._product(x)
+        if self._rank:
+            for place, places, start, stop in self.current.spans:
+                if places == 1:
+                    y[start:stop].addmm_(x[start:stop] @ self._down[place], self._up[place])
+                else:
+                    inner = torch.bmm(x[start:stop, None], self._down[place : place + places])
+                    y[start:stop, None].baddbmm_(inner, self._up[place : place + places])
         return y
 
-    def put(self, place: int, places: int, pair: tuple[torch.Tensor, torch.Tensor] | None) -> None:
-        """Writes A (inputs, rank) and B (rank, outputs) at `place` of `places`; None: nothing is added there."""
-        held, held_rank = self.down.shape[0], self.down.shape[2]
-        rank = max(held_rank, 0 if pair is None else pair[0].shape[1])
-        if rank == 0:
+    def put(self, place: int, places: int, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Writes A (inputs, rank) and B (rank, outputs) of an adapter's layers at `place` of `places`."""
+        own = {name: pairs[name] for name in self.shapes if name in pairs}
+        self._make_room(places, max([self._rank, *(down.shape[1] for down, _ in own.values())]))
+        if not self._rank:
             return
-        if held < places or held_rank < rank:
-            down = self.down.new_zeros(max(places, held), self.down.shape[1], rank)
-            up = self.up.new_zeros(max(places, held), rank, self.up.shape[2])
-            down[:held, :, :held_rank] = self.down
-            up[:held, :held_rank] = self.up
-            self.down, self.up = down, up
-        own = 0 if pair is None else pair[0].shape[1]
-        if pair is not None:
-            self.down[place, :, :own], self.up[place, :own] = pair
-        self.up[place, own:] = 0  # what an earlier adapter left in `down` is then multiplied by nothing
+        self._up[place] = 0  # what an earlier adapter left in `_down` is then multiplied by nothing
+        column = 0
+        for number, (name, (_, outputs)) in enumerate(self.shapes.items()):
+            if name in own:
+                down, up = own[name]
+                start, stop = number * self._rank, number * self._rank + down.shape[1]
+                self._down[place, :, start:stop] = down
+                self._up[place, start:stop, column : column + outputs] = up
+            column += outputs
+
+    def _make_room(self, places: int, rank: int) -> None:
+        held, held_rank = len(self._down), self._rank
+        if rank == 0 or (held >= places and held_rank == rank):
+            return
+        layers, places = len(self.shapes), max(places, held)
+        down = self._down.new_zeros(places, self._down.shape[1], layers, rank)
+        up = self._up.new_zeros(places, layers, rank, self._up.shape[2])
+        if held_rank:
+            down[:held, :, :, :held_rank] = self._down.view(held, -1, layers, held_rank)
+            up[:held, :, :held_rank] = self._up.view(held, layers, held_rank, -1)
+        self._down, self._up = down.flatten(2), up.flatten(1, 2)
+        self._rank = rank
 
 
 class MixedAdapters:
-    """The adapters of one model: those loaded, and the places of those in use.
+    """The adapters of one model: those loaded, and the places of those in use."""
 
-    Args:
-        model: Its linear layers are replaced, except the output layer, which sees other tokens than the rest.
-    """
-
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self) -> None:
         self.current = CurrentPlan()
-        self.layers: dict[str, AdaptedLinear] = {}
         self.loaded: dict[str, AdapterWeights] = {}
+        self._layers: list[AdaptedLinear] = []
         self._places: list[str | None] = []
-        output = model.get_output_embeddings()
-        for name, module in list(model.named_modules()):
-            if isinstance(module, torch.nn.Linear) and module is not output:
-                self.layers[name] = AdaptedLinear(module, self.current)
-                parent, _, child = name.rpartition(".")
-                setattr(model.get_submodule(parent), child, self.layers[name])
+
+    def adapted(self, linears: Mapping[str, torch.nn.Linear]) -> AdaptedLinear:
+        """Linear layers of the model, by name, that adapters may change and that read the same input."""
+        self._layers.append(AdaptedLinear(linears, self.current))
+        return self._layers[-1]
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of every layer that an adapter may change."""
-        return {name: layer.shape for name, layer in self.layers.items()}
+        return {name: shape for layer in self._layers for name, shape in layer.shapes.items()}
 
     def add(self, adapter_id: str, weights: AdapterWeights) -> None:
         """Keeps an adapter's weights, for `prepare` to find."""
@@ -122,8 +132,8 @@ class MixedAdapters:
             self._places.append(None)
         # Stacks double, so that growing copies each adapter a few times only.
         room = 1 << (len(self._places) - 1).bit_length()
-        for name, layer in self.layers.items():
-            layer.put(idle[0], room, self.loaded[adapter_id].pairs.get(name))
+        for layer in self._layers:
+            layer.put(idle[0], room, self.loaded[adapter_id].pairs)
         self._places[idle[0]] = adapter_id
 
     def arrange(self, tokens: Mapping[str | None, int]) -> list[str | None]:

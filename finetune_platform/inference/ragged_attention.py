@@ -9,10 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
-
-IMPLEMENTATION = "finetune_ragged"
-"""Name under which the attention is registered with transformers."""
 
 
 class Reading(NamedTuple):
@@ -50,40 +46,29 @@ class Step(NamedTuple):
     mask: torch.Tensor | None
 
 
-def ragged_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    *,
-    step: Step,
-    **kwargs: object,
-) -> tuple[torch.Tensor, None]:
+def attend(
+    layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, step: Step, scaling: float
+) -> torch.Tensor:
     """Causal attention within each row; the line's keys and values are stored in their slots first.
 
     Args:
-        module: The attention layer; its `layer_idx` selects the keys and values.
-        query: (1, query heads, tokens, dim).
-        key: (1, key-value heads, tokens, dim); `value` likewise.
-        attention_mask: None; `step` says who sees what.
-        scaling: Factor on the scores.
-        dropout: Ignored: this path only generates.
+        layer: Selects the keys and values.
+        query: (tokens, query heads, dim).
+        key: (tokens, key-value heads, dim); `value` likewise.
         step: The line's rows.
+        scaling: Factor on the scores.
 
     Returns:
-        (1, tokens, query heads, dim), and no weights.
+        (tokens, query heads * dim).
     """
-    keys, values = step.kv[int(module.layer_idx)]
-    keys[step.slots, :, step.positions] = key[0].transpose(0, 1)
-    values[step.slots, :, step.positions] = value[0].transpose(0, 1)
-    out = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
+    keys, values = step.kv[layer]
+    keys[step.slots, :, step.positions] = key
+    values[step.slots, :, step.positions] = value
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for slot, start, stop, past, mask in step.readings:
         end = past + stop - start
         attended = scaled_dot_product_attention(
-            query[:, :, start:stop],
+            query[start:stop].transpose(0, 1)[None],
             keys[slot : slot + 1, :, :end],
             values[slot : slot + 1, :, :end],
             attn_mask=mask,
@@ -95,7 +80,7 @@ def ragged_attention(
     if step.writers is not None and step.token_of_slot is not None and step.mask is not None:
         rows, columns = step.mask.shape[0], step.mask.shape[3]
         # One token each: query heads that share a key-value head stand where the tokens of a sequence would.
-        grouped = query[0].transpose(0, 1).index_select(0, step.token_of_slot)
+        grouped = query.index_select(0, step.token_of_slot)
         attended = scaled_dot_product_attention(
             grouped.view(rows, keys.shape[1], -1, grouped.shape[-1]),
             keys[:rows, :, :columns],
@@ -104,7 +89,4 @@ def ragged_attention(
             scale=scaling,
         )
         out[step.writers] = attended.view_as(grouped).index_select(0, step.slots[step.writers])
-    return out[None], None
-
-
-AttentionInterface.register(IMPLEMENTATION, ragged_attention)
+    return out.view(len(out), -1)

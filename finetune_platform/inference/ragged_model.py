@@ -13,11 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from finetune_platform.errors import PermanentError
-from finetune_platform.inference import ragged_attention
+from finetune_platform.inference.decoder import MODEL_TYPES, Decoder
 from finetune_platform.inference.mixed_adapters import MixedAdapters
-from finetune_platform.inference.packed_linear import PackedLinear, is_packable
 from finetune_platform.inference.precision import Dtype
-from finetune_platform.inference.prefix_attention import MODEL_TYPES
 from finetune_platform.inference.ragged_attention import Reading, Step
 from finetune_platform.inference.row_cache import RowCache
 
@@ -41,7 +39,7 @@ class Work(NamedTuple):
 
 
 class RaggedModel:
-    """A causal language model of the transformers library, its attention and linear layers prepared for mixed rows.
+    """A causal language model of the transformers library, prepared for mixed rows.
 
     Args:
         folder: Local folder of the base model.
@@ -62,28 +60,19 @@ class RaggedModel:
                 f"{folder}: the in-process engine does not know architecture {config.model_type}",
                 f"use one of {', '.join(sorted(MODEL_TYPES))}, or another engine",
             )
-        self.base: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            attn_implementation=ragged_attention.IMPLEMENTATION,
-        )
-        self.base.to(device).eval()
+        base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
+        base.to(device).eval()
         self.device = device
         self.context_length = int(config.max_position_embeddings)
-        ends = self.base.generation_config.eos_token_id
+        ends = base.generation_config.eos_token_id
         self.end_tokens: set[int] = set(ends if isinstance(ends, list) else [ends]) - {None}
-        self.adapters = MixedAdapters(self.base)
-        heads = config.num_attention_heads
-        output = self.base.get_output_embeddings()
-        like = output.weight
-        if is_packable(output):
-            self.base.set_output_embeddings(PackedLinear(output.weight, output.bias))
+        self.adapters = MixedAdapters()
+        self._decoder = Decoder(base, self.adapters)
         self.cache = RowCache(
             config.num_hidden_layers,
-            config.num_key_value_heads,
-            getattr(config, "head_dim", None) or config.hidden_size // heads,
-            like,
+            self._decoder.groups,
+            self._decoder.head_dim,
+            self._decoder.embedding,
             max_rows=max_rows,
             max_tokens=max_tokens,
         )
@@ -106,15 +95,7 @@ class RaggedModel:
             ids.extend(work[i].tokens)
         step = self._step([work[i] for i in line])
         last = [starts[i] + len(item.tokens) - 1 for i, item in enumerate(work) if item.wants_logits]
-        out = self.base(
-            input_ids=self._tensor(ids)[None],
-            position_ids=step.positions[None],
-            use_cache=False,
-            logits_to_keep=self._tensor(last),
-            step=step,
-        )
-        logits: torch.Tensor = out.logits[0]
-        return logits
+        return self._decoder(self._tensor(ids), step, self._tensor(last))
 
     def _step(self, line: Sequence[Work]) -> Step:
         slots: list[int] = []
