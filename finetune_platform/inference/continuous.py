@@ -213,8 +213,6 @@ class ContinuousBatch:
                 self._waiting.popleft()
                 self._running.append(row)
             row.slot = slot
-            if row.adapter is not None:
-                self.model.adapters.prepare(row.adapter, {running.adapter for running in self._running})
             row.draw = Draw.of(row.sampling, self.model.device)
             if row.streams or row.sampling.stop:
                 row.text = AnswerText(self.tokenizer, row.sampling.stop)

@@ -134,7 +134,8 @@ class InProcessEngine:
         from finetune_platform.inference.adapter_files import read_adapter
 
         try:
-            weights = await in_passing_thread(lambda: read_adapter(adapter.folder, self.model.adapters.shapes))
+            reading = in_passing_thread(lambda: read_adapter(adapter.folder, self.model.adapters.shapes))
+            weights = await asyncio.wrap_future(reading)
         except PermanentError as error:
             raise EngineError(400, f"adapter {adapter.adapter_id}: {error.problem}; {error.mend}") from error
         await asyncio.wrap_future(self.batch.load(adapter.adapter_id, weights))

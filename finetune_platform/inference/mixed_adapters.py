@@ -1,10 +1,10 @@
 """LoRA for a batch whose tokens belong to different adapters.
 
-Adapters in use stand side by side in one stack a layer, so that neighbours with one token each are one batched
-product; all others get two products of their own. Reading adapters from disk belongs in `adapter_files.py`.
+Adapters stand side by side in one stack a layer, so that those with one token each are one batched product; all
+others get two products of their own. Reading adapters from disk belongs in `adapter_files.py`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,17 +12,22 @@ import torch
 from finetune_platform.inference.adapter_files import AdapterWeights
 from finetune_platform.inference.packed_linear import product_of
 
+MOST_PLACES = 2
+"""Most places of a span for each of its tokens."""
+
 
 class Span(NamedTuple):
     """Neighbouring tokens `start` to `stop` of the batch.
 
-    With one place, all of them use its adapter; with several, there is one token for each place in turn.
+    With one place, all of them use its adapter. With several, `rows` says which of them each token uses; places that no
+    token uses are computed all the same: to leave them out costs more.
     """
 
     place: int
     places: int
     start: int
     stop: int
+    rows: torch.Tensor | None = None
 
 
 class CurrentPlan:
@@ -35,7 +40,8 @@ class CurrentPlan:
 class AdaptedLinear:
     """Linear layers of one input side by side, plus what each token's adapter adds: x A B, the scaling folded into B.
 
-    A of the layers stand side by side too; B of each has rows of its own, so that it sees its layer's A alone.
+    A of the layers stand side by side too: an input is multiplied once. Each layer's B is a product of its own:
+    side by side they would be mostly zeros.
 
     Args:
         linears: The base model's layers, by name.
@@ -47,22 +53,40 @@ class AdaptedLinear:
         self.current = current
         self._product = product_of(list(linears.values()))
         weight = next(iter(linears.values())).weight
-        outputs = sum(outputs for _, outputs in self.shapes.values())
+        self.device = weight.device
         self._rank = 0
         self._down = weight.new_zeros(0, weight.shape[1], 0)  # A of each place: (places, inputs, layers * rank)
-        self._up = weight.new_zeros(0, 0, outputs)  # B of each place: (places, layers * rank, outputs)
+        # B of each place, a tensor a layer: (places, rank, outputs)
+        self._ups = [weight.new_zeros(0, 0, outputs) for _, outputs in self.shapes.values()]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Of (tokens, inputs) the outputs of all layers, (tokens, outputs)."""
         y = self._product(x)
         if self._rank:
-            for place, places, start, stop in self.current.spans:
-                if places == 1:
-                    y[start:stop].addmm_(x[start:stop] @ self._down[place], self._up[place])
+            for span in self.current.spans:
+                tokens = slice(span.start, span.stop)
+                if span.rows is None:
+                    self._add(y[tokens], x[tokens] @ self._down[span.place], span.place)
                 else:
-                    inner = torch.bmm(x[start:stop, None], self._down[place : place + places])
-                    y[start:stop, None].baddbmm_(inner, self._up[place : place + places])
+                    self._add_each(y[tokens], x[tokens], slice(span.place, span.place + span.places), span.rows)
         return y
+
+    def _add(self, y: torch.Tensor, inner: torch.Tensor, place: int) -> None:
+        column = 0
+        for number, up in enumerate(self._ups):
+            stop = column + up.shape[2]
+            y[:, column:stop].addmm_(inner[:, number * self._rank : (number + 1) * self._rank], up[place])
+            column = stop
+
+    def _add_each(self, y: torch.Tensor, x: torch.Tensor, places: slice, rows: torch.Tensor) -> None:
+        down = self._down[places]
+        inner = torch.bmm(x.new_zeros(len(down), 1, x.shape[1]).index_copy_(0, rows, x[:, None]), down)
+        parts = [
+            torch.bmm(inner[..., number * self._rank : (number + 1) * self._rank], up[places])
+            for number, up in enumerate(self._ups)
+        ]
+        added = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+        y += added[:, 0].index_select(0, rows)
 
     def put(self, place: int, places: int, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Writes A (inputs, rank) and B (rank, outputs) of an adapter's layers at `place` of `places`."""
@@ -70,15 +94,13 @@ class AdaptedLinear:
         self._make_room(places, max([self._rank, *(down.shape[1] for down, _ in own.values())]))
         if not self._rank:
             return
-        self._up[place] = 0  # what an earlier adapter left in `_down` is then multiplied by nothing
-        column = 0
-        for number, (name, (_, outputs)) in enumerate(self.shapes.items()):
+        for number, (name, up_of_all) in enumerate(zip(self.shapes, self._ups, strict=True)):
+            up_of_all[place] = 0  # what an earlier adapter left in `_down` is then multiplied by nothing
             if name in own:
                 down, up = own[name]
-                start, stop = number * self._rank, number * self._rank + down.shape[1]
-                self._down[place, :, start:stop] = down
-                self._up[place, start:stop, column : column + outputs] = up
-            column += outputs
+                rank = down.shape[1]
+                self._down[place, :, number * self._rank : number * self._rank + rank] = down
+                up_of_all[place, :rank] = up
 
     def _make_room(self, places: int, rank: int) -> None:
         held, held_rank = len(self._down), self._rank
@@ -86,20 +108,19 @@ class AdaptedLinear:
             return
         layers, places = len(self.shapes), max(places, held)
         down = self._down.new_zeros(places, self._down.shape[1], layers, rank)
-        up = self._up.new_zeros(places, layers, rank, self._up.shape[2])
+        ups = [up.new_zeros(places, rank, up.shape[2]) for up in self._ups]
         if held_rank:
             down[:held, :, :, :held_rank] = self._down.view(held, -1, layers, held_rank)
-            up[:held, :, :held_rank] = self._up.view(held, layers, held_rank, -1)
-        self._down, self._up = down.flatten(2), up.flatten(1, 2)
-        self._rank = rank
+            for grown, up in zip(ups, self._ups, strict=True):
+                grown[:held, :held_rank] = up
+        self._down, self._ups, self._rank = down.flatten(2), ups, rank
 
 
 class MixedAdapters:
-    """The adapters of one model: those loaded, and the places of those in use."""
+    """The adapters of one model, each at its place in the layers' stacks."""
 
     def __init__(self) -> None:
         self.current = CurrentPlan()
-        self.loaded: dict[str, AdapterWeights] = {}
         self._layers: list[AdaptedLinear] = []
         self._places: list[str | None] = []
 
@@ -114,44 +135,44 @@ class MixedAdapters:
         return {name: shape for layer in self._layers for name, shape in layer.shapes.items()}
 
     def add(self, adapter_id: str, weights: AdapterWeights) -> None:
-        """Keeps an adapter's weights, for `prepare` to find."""
-        self.loaded[adapter_id] = weights
+        """Gives an adapter a place in the stacks."""
+        place = self._places.index(None) if None in self._places else len(self._places)
+        # Stacks double, so that growing copies each adapter a few times only.
+        room = 1 << place.bit_length()
+        for layer in self._layers:
+            layer.put(place, room, weights.pairs)
+        self._places[place : place + 1] = [adapter_id]
 
     def remove(self, adapter_id: str) -> None:
-        """Forgets an adapter, if it is there."""
-        self.loaded.pop(adapter_id, None)
+        """Frees an adapter's place, if it has one."""
         self._places = [None if held == adapter_id else held for held in self._places]
-
-    def prepare(self, adapter_id: str, in_use: Collection[str | None]) -> None:
-        """Gives an adapter a place in the stacks; places of adapters that are not `in_use` are taken first."""
-        if adapter_id in self._places:
-            return
-        idle = [place for place, held in enumerate(self._places) if held is None or held not in in_use]
-        if not idle:
-            idle = [len(self._places)]
-            self._places.append(None)
-        # Stacks double, so that growing copies each adapter a few times only.
-        room = 1 << (len(self._places) - 1).bit_length()
-        for layer in self._layers:
-            layer.put(idle[0], room, self.loaded[adapter_id].pairs)
-        self._places[idle[0]] = adapter_id
 
     def arrange(self, tokens: Mapping[str | None, int]) -> list[str | None]:
         """Plans the next forward pass; returns in which order the adapters' tokens must stand.
 
         Args:
-            tokens: Number of tokens of each adapter, all of them prepared; None stands for the base model.
+            tokens: Number of tokens of each adapter, all of them there; None stands for the base model.
         """
-        order = sorted((a for a in tokens if a is not None), key=self._places.index)
+        place_of = {adapter: self._places.index(adapter) for adapter in tokens if adapter is not None}
+        order = sorted(place_of, key=lambda adapter: (tokens[adapter] > 1, place_of[adapter]))
+        together: list[list[str]] = []
+        for adapter in (adapter for adapter in order if tokens[adapter] == 1):
+            last = together[-1] if together else []
+            if last and place_of[adapter] - place_of[last[0]] < MOST_PLACES * (len(last) + 1):
+                last.append(adapter)
+            else:
+                together.append([adapter])
+        groups = [*together, *([adapter] for adapter in order if tokens[adapter] > 1)]
         spans: list[Span] = []
         start = 0
-        for adapter in order:
-            place, count = self._places.index(adapter), tokens[adapter]
-            last = spans[-1] if spans else None
-            if last and count == 1 and last.stop - last.start == last.places and last.place + last.places == place:
-                spans[-1] = Span(last.place, last.places + 1, last.start, start + 1)
-            else:
-                spans.append(Span(place, 1, start, start + count))
-            start += count
+        for group in groups:
+            first, last_place = place_of[group[0]], place_of[group[-1]]
+            stop = start + sum(tokens[adapter] for adapter in group)
+            rows = [place_of[adapter] - first for adapter in group]
+            spans.append(Span(first, last_place - first + 1, start, stop, self._index(rows) if len(rows) > 1 else None))
+            start = stop
         self.current.spans = spans
         return [*order, *([None] if None in tokens else [])]
+
+    def _index(self, rows: list[int]) -> torch.Tensor:
+        return torch.tensor(rows, device=self._layers[0].device) if self._layers else torch.tensor(rows)

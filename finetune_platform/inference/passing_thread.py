@@ -1,10 +1,9 @@
 """Work in a thread that ends with it.
 
 torch and the libraries under it keep helper threads for every thread that computes, for as long as that one lives. In
-a pool they would stay, and slow down whoever computes all the time (`continuous.py`).
+a pool, or in the main thread, they would stay, and slow down whoever computes all the time (`continuous.py`).
 """
 
-import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,8 +12,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def in_passing_thread(work: Callable[[], T]) -> T:
-    """What `work` returns or raises."""
+def in_passing_thread(work: Callable[[], T]) -> "Future[T]":
+    """What `work` will have returned or raised; `asyncio.wrap_future` awaits it."""
     done: Future[T] = Future()
     done.set_running_or_notify_cancel()  # who waits may go away; the work goes on
 
@@ -26,5 +25,5 @@ async def in_passing_thread(work: Callable[[], T]) -> T:
         else:
             done.set_result(result)
 
-    threading.Thread(target=run, daemon=True).start()
-    return await asyncio.wrap_future(done)
+    threading.Thread(target=run, name="passing", daemon=True).start()
+    return done

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_platform.database import Database
 from finetune_platform.errors import FinetuneError
+from finetune_platform.inference.passing_thread import in_passing_thread
 from finetune_platform.lake import Lake
 from finetune_platform.serving.callers import Caller
 from finetune_platform.serving.ensemble_build import first_user_text
@@ -36,7 +37,8 @@ class ServedEnsemble:
     async def choose(self, messages: Sequence[dict[str, Any]]) -> Chosen:
         """Who answers a conversation; all its requests are answered by the same task, for its beginning decides."""
         # In a thread: a long text takes tens of milliseconds, and other requests must not wait for them.
-        return await asyncio.to_thread(self._choose, first_user_text(messages))
+        text = first_user_text(messages)
+        return await asyncio.wrap_future(in_passing_thread(lambda: self._choose(text)))
 
     def _choose(self, text: str) -> Chosen:
         return self._router.choose(self._embedder.embed([text])[0])

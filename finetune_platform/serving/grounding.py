@@ -9,9 +9,11 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from finetune_platform.database import Database
+from finetune_platform.inference.passing_thread import in_passing_thread
 from finetune_platform.lake import Lake
 from finetune_platform.retrieval.index import Index, Passage
 from finetune_platform.retrieval.newest import load_copy, newest_index
@@ -59,7 +61,7 @@ class Grounding:
     async def look(self) -> None:
         """Takes up indexes that were made since the last look."""
         for name, search in self._searches.items():
-            looking = asyncio.ensure_future(asyncio.to_thread(self._newer, search))
+            looking = asyncio.wrap_future(in_passing_thread(partial(self._newer, search)))
             await asyncio.wait([looking])
             # Whatever is wrong with an index, its files or its model must not end the gateway.
             if (error := looking.exception()) is not None:
@@ -134,7 +136,8 @@ class Search:
         while batch := self._next():
             assert self.index is not None  # nothing is asked before there is one
             questions = [question for question, _ in batch]
-            search = asyncio.ensure_future(asyncio.to_thread(self.index.search_all, questions, self._wanted.top_k))
+            searching = in_passing_thread(partial(self.index.search_all, questions, self._wanted.top_k))
+            search = asyncio.wrap_future(searching)
             await asyncio.wait([search])
             error = search.exception()
             for place, (_, answer) in enumerate(batch):

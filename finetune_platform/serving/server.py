@@ -16,6 +16,7 @@ from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import resolve_base_model
 from finetune_platform.inference.chat import ChatEngine
 from finetune_platform.inference.engines import build_engine
+from finetune_platform.inference.passing_thread import in_passing_thread
 from finetune_platform.lake import Lake
 from finetune_platform.progress import Report
 from finetune_platform.serving.answering import Answering
@@ -82,6 +83,7 @@ def build_gateway(
     tracing = tracing_to(place.traces_endpoint, name)
     answering = Answering(watch.plan, ids, traffic, noting, tracing)
     fleet = Fleet(served, lake, place.cache_dir / "adapters", watch.stored_plan)
+    ensembles = find_ensembles(place.tasks_dir, list(served))
     watch.listen(lambda changed: fleet.wake_soon())
     return Gateway(
         name=name,
@@ -101,7 +103,7 @@ def build_gateway(
         metrics=metrics,
         rollout_clock=RolloutClock(tasks, database),
         tracing=tracing,
-        ensembles=load_ensembles(find_ensembles(place.tasks_dir, list(served)), lake, database),
+        ensembles=in_passing_thread(lambda: load_ensembles(ensembles, lake, database)).result(),
     )
 
 
@@ -121,8 +123,11 @@ class _Engines:
         return self._built[key]
 
     def _base_model(self, task: Task) -> Path:
-        model = resolve_base_model(task.base_model, task.folder, self._lake, self._place.cache_dir, self._report)
-        return model.path
+        # It may have to be converted, which is computing.
+        resolving = in_passing_thread(
+            lambda: resolve_base_model(task.base_model, task.folder, self._lake, self._place.cache_dir, self._report)
+        )
+        return resolving.result().path
 
 
 def serve(gateway: Gateway, host: str, port: int) -> None:

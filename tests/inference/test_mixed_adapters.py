@@ -66,8 +66,6 @@ def run(model: RaggedModel, rows: list[tuple[str | None, int]], split: int) -> A
     with torch.inference_mode():
         slots = [model.cache.acquire(16) for _ in rows]
         assert None not in slots
-        for adapter in {a for a, _ in rows if a is not None}:
-            model.adapters.prepare(adapter, {a for a, _ in rows})
         parts = [
             (a, slot, PROMPTS[p], min(split, len(PROMPTS[p]) - 1)) for (a, p), slot in zip(rows, slots, strict=True)
         ]
@@ -106,15 +104,14 @@ def test_the_plan_gives_every_token_its_own_adapter(places: list[str], counts: d
     mixed = MixedAdapters()
     for name in places:
         mixed.add(name, AdapterWeights({}))
-        mixed.prepare(name, set("abcdef"))
     tokens: dict[str | None, int] = {**counts, **({None: 2} if base else {})}
     line = [adapter for adapter in mixed.arrange(tokens) for _ in range(tokens[adapter])]
     planned: list[str | None] = [None] * len(line)
-    for place, width, start, stop in mixed.current.spans:
-        assert width in (1, stop - start)
+    for place, width, start, stop, rows in mixed.current.spans:
+        assert width == 1 if rows is None else len(rows) == stop - start and max(rows) < width <= 2 * len(rows)
         for i in range(start, stop):
             assert planned[i] is None
-            planned[i] = places[place + (i - start if width > 1 else 0)]
+            planned[i] = places[place + (0 if rows is None else int(rows[i - start]))]
     assert planned == line
     assert Counter(line) == Counter(tokens)
 
