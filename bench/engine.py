@@ -1,6 +1,6 @@
 """What does computing requests together gain? The in-process engine beside one `generate` at a time, on two cores.
 
-    python bench/engine.py            # half an hour; writes bench/results/engine.json
+    python bench/engine.py            # ten minutes; writes bench/results/engine.json
     python bench/engine.py --quick    # about a minute, the same code
 
 Needs the adapter that `make demo` leaves in .finetune/. Requests are the demo's test rows, answered greedily in
@@ -100,8 +100,8 @@ async def measured(demo: Demo, folder: Path, quick: bool) -> dict[str, Any]:
     engine = InProcessEngine(demo.base, dtype="float32", device="cpu", max_rows=CLIENTS)
     await engine.load(LoadedAdapter("trained", demo.adapter))
     for name, adapter, system, count in (
-        ("trained adapter", "trained", demo.system_prompt, 12 if quick else 96),
-        ("engineered prompt", None, demo.engineered_prompt, 4 if quick else 48),
+        ("trained adapter", "trained", demo.system_prompt, 12 if quick else 72),
+        ("engineered prompt", None, demo.engineered_prompt, 4 if quick else 36),
     ):
         chats = [[{"role": "system", "content": system}, *sentence] for sentence in demo.sentences[:count]]
         peer = Peer(demo.base, demo.adapter if adapter else None)
