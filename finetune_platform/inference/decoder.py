@@ -5,6 +5,7 @@ a third of the time goes into calling them. Here layers that read the same input
 are turned to their positions together. Weights and configuration are those of transformers' model.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -44,27 +45,43 @@ class _Layer(NamedTuple):
     down: AdaptedLinear
 
 
+def check(config: Any, folder: Path) -> None:
+    """Refuses what `Decoder` does not compute, before weights are read.
+
+    Args:
+        config: transformers' configuration of the model.
+        folder: Where it comes from, for the message.
+
+    Raises:
+        PermanentError: An architecture that is not known.
+    """
+    ropes = getattr(config, "rope_parameters", None) or {}
+    other = {
+        "architecture": config.model_type not in MODEL_TYPES,
+        "sliding_window": bool(getattr(config, "sliding_window", None)),
+        "hidden_act": getattr(config, "hidden_act", "silu") != "silu",
+        "partial_rotary_factor": ropes.get("partial_rotary_factor", 1.0) != 1.0,
+    }
+    unknown = [name for name, differs in other.items() if differs]
+    if unknown:
+        raise PermanentError(
+            f"{folder}: the in-process engine does not know {config.model_type} with its {', '.join(unknown)}",
+            f"use one of {', '.join(sorted(MODEL_TYPES))}, or another engine",
+        )
+
+
 class Decoder:
     """A causal language model: token ids in, logits out.
 
     Args:
         model: transformers' model, in its final number format and place. Its layers' weights are taken out of it.
         adapters: What is added to its linear layers.
-
-    Raises:
-        PermanentError: An architecture that is not known.
     """
 
     def __init__(self, model: Any, adapters: MixedAdapters) -> None:
         config = model.config
         heads, groups = config.num_attention_heads, config.num_key_value_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        partly = getattr(model.model.rotary_emb, "inv_freq", torch.empty(head_dim // 2)).shape[-1] * 2 != head_dim
-        if config.model_type not in MODEL_TYPES or config.hidden_act != "silu" or partly:
-            raise PermanentError(
-                f"{config.model_type} ({config.hidden_act}): the in-process engine does not know this architecture",
-                f"use one of {', '.join(sorted(MODEL_TYPES))}, or another engine",
-            )
         self.heads, self.groups, self.head_dim = heads, groups, head_dim
         self.embedding: torch.Tensor = model.get_input_embeddings().weight.detach()
         self.rotary = model.model.rotary_emb
@@ -102,29 +119,25 @@ class Decoder:
         return attend(number, turned[:, : self.heads], turned[:, self.heads :], values, step, layer.scaling)
 
     def _layer(self, number: int, layer: Any, adapters: MixedAdapters) -> _Layer:
-        attention, mlp = layer.self_attn, layer.mlp
-        path = f"model.layers.{number}"
+        def together(*names: str) -> AdaptedLinear:
+            return adapters.adapted({f"model.layers.{number}.{name}": layer.get_submodule(name) for name in names})
 
-        def together(parent: Any, *names: str) -> AdaptedLinear:
-            part = "self_attn" if parent is attention else "mlp"
-            return adapters.adapted({f"{path}.{part}.{name}": getattr(parent, name) for name in names})
-
+        attention = layer.self_attn
         built = _Layer(
             _Norm.of(layer.input_layernorm),
-            together(attention, "q_proj", "k_proj", "v_proj"),
+            together("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
             _Norm.of(attention.q_norm) if hasattr(attention, "q_norm") else None,
             _Norm.of(attention.k_norm) if hasattr(attention, "k_norm") else None,
             bool(getattr(attention, "use_rope", True)),
             float(attention.scaling),
-            together(attention, "o_proj"),
+            together("self_attn.o_proj"),
             _Norm.of(layer.post_attention_layernorm),
-            together(mlp, "gate_proj", "up_proj"),
-            together(mlp, "down_proj"),
+            together("mlp.gate_proj", "mlp.up_proj"),
+            together("mlp.down_proj"),
         )
-        for parent in (attention, mlp):
-            for child in parent.children():
-                if isinstance(child, torch.nn.Linear):
-                    child.weight = torch.nn.Parameter(child.weight.new_empty(0), requires_grad=False)
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight = torch.nn.Parameter(module.weight.new_empty(0), requires_grad=False)
         return built
 
 

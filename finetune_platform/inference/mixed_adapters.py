@@ -137,8 +137,8 @@ class MixedAdapters:
     def add(self, adapter_id: str, weights: AdapterWeights) -> None:
         """Gives an adapter a place in the stacks."""
         place = self._places.index(None) if None in self._places else len(self._places)
-        # Stacks double, so that growing copies each adapter a few times only.
-        room = 1 << place.bit_length()
+        # Stacks double, so that growing copies each adapter a few times only; one that was empty holds all places.
+        room = 1 << (max(place + 1, len(self._places)) - 1).bit_length()
         for layer in self._layers:
             layer.put(place, room, weights.pairs)
         self._places[place : place + 1] = [adapter_id]

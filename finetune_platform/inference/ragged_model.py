@@ -12,8 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from finetune_platform.errors import PermanentError
-from finetune_platform.inference.decoder import MODEL_TYPES, Decoder
+from finetune_platform.inference.decoder import Decoder, check
 from finetune_platform.inference.mixed_adapters import MixedAdapters
 from finetune_platform.inference.precision import Dtype
 from finetune_platform.inference.ragged_attention import Reading, Step
@@ -55,11 +54,7 @@ class RaggedModel:
     def __init__(self, folder: Path, dtype: Dtype, device: str, *, max_rows: int, max_tokens: int) -> None:
         logging.disable_progress_bar()
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        if config.model_type not in MODEL_TYPES or getattr(config, "sliding_window", None):
-            raise PermanentError(
-                f"{folder}: the in-process engine does not know architecture {config.model_type}",
-                f"use one of {', '.join(sorted(MODEL_TYPES))}, or another engine",
-            )
+        check(config, folder)
         base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
         base.to(device).eval()
         self.device = device

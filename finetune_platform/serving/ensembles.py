@@ -25,6 +25,7 @@ class ServedEnsemble:
 
     def __init__(self, ensemble: Ensemble, router: Router, embedder: "Embedder") -> None:
         self._ensemble, self._router, self._embedder = ensemble, router, embedder
+        self._one_at_a_time = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -36,9 +37,11 @@ class ServedEnsemble:
 
     async def choose(self, messages: Sequence[dict[str, Any]]) -> Chosen:
         """Who answers a conversation; all its requests are answered by the same task, for its beginning decides."""
-        # In a thread: a long text takes tens of milliseconds, and other requests must not wait for them.
+        # In a thread: a long text takes tens of milliseconds, and other requests must not wait for them. In one at a
+        # time: it computes on all cores.
         text = first_user_text(messages)
-        return await asyncio.wrap_future(in_passing_thread(lambda: self._choose(text)))
+        async with self._one_at_a_time:
+            return await asyncio.wrap_future(in_passing_thread(lambda: self._choose(text)))
 
     def _choose(self, text: str) -> Chosen:
         return self._router.choose(self._embedder.embed([text])[0])

@@ -74,9 +74,13 @@ def test_logits_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
         ("gpt_neox", {}),
         ("llama", {"hidden_act": "gelu"}),
         ("mistral", {"sliding_window": 8}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
     ],
 )
-def test_other_architectures_are_refused(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
+def test_other_architectures_are_refused_before_weights_are_read(
+    tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
     saved(tmp_path, kind, **options)
+    (tmp_path / "model.safetensors").unlink()
     with pytest.raises(PermanentError, match="does not know"):
         RaggedModel(tmp_path, "float32", "cpu", max_rows=4, max_tokens=256)

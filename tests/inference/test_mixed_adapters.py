@@ -134,6 +134,24 @@ def test_a_place_taken_over_leaves_nothing_behind(
         model.adapters.remove(kind)
 
 
+def test_an_adapter_that_changes_more_layers_may_come_to_any_place(
+    tiny_model: Path, folders: dict[str, Path], expected: dict[str | None, Any]
+) -> None:
+    """The others keep theirs, also in the layers that none of them changed before."""
+    import torch
+
+    model = RaggedModel(tiny_model, "float32", "cpu", max_rows=4, max_tokens=4096)
+    few, many = (read_adapter(folders[kind], model.adapters.shapes) for kind in ("some layers", "lora"))
+    for name in ("first", "second", "third"):
+        model.adapters.add(name, few)
+    model.adapters.remove("first")
+    model.adapters.add("fourth", many)
+    for rows in ([("third", 0)], [("second", 1), ("third", 1), ("fourth", 1)]):
+        kinds = ["lora" if name == "fourth" else "some layers" for name, _ in rows]
+        for logits, kind, (_, prompt) in zip(run(model, rows, 7), kinds, rows, strict=True):
+            torch.testing.assert_close(logits, expected[kind][prompt], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
