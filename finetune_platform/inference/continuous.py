@@ -179,7 +179,7 @@ class ContinuousBatch:
 
     def _drop_cancelled(self) -> None:
         for row in [row for row in self._running if row.cancelled]:
-            self._leave(row)
+            self._leave(row, wipe=True)
         with self._changed:
             if any(row.cancelled for row in self._waiting):
                 self._waiting = deque(row for row in self._waiting if not row.cancelled)
@@ -265,7 +265,7 @@ class ContinuousBatch:
         if row.cancelled:
             return
         if token is None:
-            self._leave(row)
+            self._leave(row, wipe=True)
             row.tell(EngineError(502, f"the model's logits are no numbers (adapter {row.adapter})"))
             return
         row.answer.append(token)
@@ -281,9 +281,12 @@ class ContinuousBatch:
         text = None if row.text is None else piece + row.text.end()
         row.tell(Ended(row.answer, text, "stop" if stopped else "length", row.cached))
 
-    def _leave(self, row: Row) -> None:
+    def _leave(self, row: Row, wipe: bool = False) -> None:
+        """Gives a row's slot back, wiped where its keys and values are not known to be numbers."""
         self._left += 1
         self._running.remove(row)
+        if wipe:
+            self.model.cache.wipe(row.slot)
         self.model.cache.release(row.slot)
 
     def _fail_all(self, error: EngineError) -> None:

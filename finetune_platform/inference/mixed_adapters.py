@@ -5,6 +5,7 @@ others get two products of their own. Reading adapters from disk belongs in `ada
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -12,21 +13,23 @@ import torch
 from finetune_platform.inference.adapter_files import AdapterWeights
 from finetune_platform.inference.packed_linear import product_of
 
-MOST_PLACES = 2
-"""Most places of a span for each of its tokens."""
+MOST_UNUSED = 6
+"""Most places between two of a span that no token uses: to compute so many costs what another span does."""
 
 
 class Span(NamedTuple):
     """Neighbouring tokens `start` to `stop` of the batch.
 
-    With one place, all of them use its adapter. With several, `rows` says which of them each token uses; places that no
-    token uses are computed all the same: to leave them out costs more.
+    With one place, all of them use its adapter. With several, each token uses another, in their order; where some are
+    used by no token, `tokens` says for each place which token of the span is multiplied there (any, for those) and
+    `rows` for each token at which of them it is.
     """
 
     place: int
     places: int
     start: int
     stop: int
+    tokens: torch.Tensor | None = None
     rows: torch.Tensor | None = None
 
 
@@ -56,8 +59,9 @@ class AdaptedLinear:
         self.device = weight.device
         self._rank = 0
         self._down = weight.new_zeros(0, weight.shape[1], 0)  # A of each place: (places, inputs, layers * rank)
-        # B of each place, a tensor a layer: (places, rank, outputs)
-        self._ups = [weight.new_zeros(0, 0, outputs) for _, outputs in self.shapes.values()]
+        # B of each place, a tensor for neighbours of one size: (places, layers, rank, outputs)
+        sizes = [(outputs, len(list(alike))) for outputs, alike in groupby(shape[1] for shape in self.shapes.values())]
+        self._ups = [weight.new_zeros(0, layers, 0, outputs) for outputs, layers in sizes]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Of (tokens, inputs) the outputs of all layers, (tokens, outputs)."""
@@ -65,28 +69,35 @@ class AdaptedLinear:
         if self._rank:
             for span in self.current.spans:
                 tokens = slice(span.start, span.stop)
-                if span.rows is None:
+                if span.places == 1:
                     self._add(y[tokens], x[tokens] @ self._down[span.place], span.place)
                 else:
-                    self._add_each(y[tokens], x[tokens], slice(span.place, span.place + span.places), span.rows)
+                    self._add_each(y[tokens], x[tokens], span)
         return y
 
     def _add(self, y: torch.Tensor, inner: torch.Tensor, place: int) -> None:
-        column = 0
-        for number, up in enumerate(self._ups):
-            stop = column + up.shape[2]
-            y[:, column:stop].addmm_(inner[:, number * self._rank : (number + 1) * self._rank], up[place])
-            column = stop
+        inners = inner.split(self._rank, -1)
+        number = column = 0
+        for ups in self._ups:
+            for up in ups[place]:
+                stop = column + up.shape[1]
+                y[:, column:stop].addmm_(inners[number], up)
+                number, column = number + 1, stop
 
-    def _add_each(self, y: torch.Tensor, x: torch.Tensor, places: slice, rows: torch.Tensor) -> None:
-        down = self._down[places]
-        inner = torch.bmm(x.new_zeros(len(down), 1, x.shape[1]).index_copy_(0, rows, x[:, None]), down)
-        parts = [
-            torch.bmm(inner[..., number * self._rank : (number + 1) * self._rank], up[places])
-            for number, up in enumerate(self._ups)
-        ]
+    def _add_each(self, y: torch.Tensor, x: torch.Tensor, span: Span) -> None:
+        places = slice(span.place, span.place + span.places)
+        if span.tokens is not None:
+            x = x.index_select(0, span.tokens)
+        inner = torch.bmm(x[:, None], self._down[places]).view(len(x), -1, self._rank)
+        parts: list[torch.Tensor] = []
+        number = 0
+        for ups in self._ups:
+            layers = ups.shape[1]
+            mine = inner[:, number : number + layers].reshape(-1, 1, self._rank)
+            parts.append(torch.bmm(mine, ups[places].flatten(0, 1)).view(len(x), -1))
+            number += layers
         added = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-        y += added[:, 0].index_select(0, rows)
+        y += added if span.rows is None else added.index_select(0, span.rows)
 
     def put(self, place: int, places: int, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Writes A (inputs, rank) and B (rank, outputs) of an adapter's layers at `place` of `places`."""
@@ -94,13 +105,16 @@ class AdaptedLinear:
         self._make_room(places, max([self._rank, *(down.shape[1] for down, _ in own.values())]))
         if not self._rank:
             return
-        for number, (name, up_of_all) in enumerate(zip(self.shapes, self._ups, strict=True)):
-            up_of_all[place] = 0  # what an earlier adapter left in `_down` is then multiplied by nothing
+        # What an earlier adapter left: of large numbers even nothing times them is no number.
+        self._down[place].zero_()
+        ups = [up for ups in self._ups for up in ups[place]]
+        for number, (name, up_here) in enumerate(zip(self.shapes, ups, strict=True)):
+            up_here.zero_()
             if name in own:
                 down, up = own[name]
                 rank = down.shape[1]
                 self._down[place, :, number * self._rank : number * self._rank + rank] = down
-                up_of_all[place, :rank] = up
+                up_here[:rank] = up
 
     def _make_room(self, places: int, rank: int) -> None:
         held, held_rank = len(self._down), self._rank
@@ -108,11 +122,11 @@ class AdaptedLinear:
             return
         layers, places = len(self.shapes), max(places, held)
         down = self._down.new_zeros(places, self._down.shape[1], layers, rank)
-        ups = [up.new_zeros(places, rank, up.shape[2]) for up in self._ups]
+        ups = [up.new_zeros(places, up.shape[1], rank, up.shape[3]) for up in self._ups]
         if held_rank:
             down[:held, :, :, :held_rank] = self._down.view(held, -1, layers, held_rank)
             for grown, up in zip(ups, self._ups, strict=True):
-                grown[:held, :held_rank] = up
+                grown[:held, :, :held_rank] = up
         self._down, self._ups, self._rank = down.flatten(2), ups, rank
 
 
@@ -157,22 +171,28 @@ class MixedAdapters:
         order = sorted(place_of, key=lambda adapter: (tokens[adapter] > 1, place_of[adapter]))
         together: list[list[str]] = []
         for adapter in (adapter for adapter in order if tokens[adapter] == 1):
-            last = together[-1] if together else []
-            if last and place_of[adapter] - place_of[last[0]] < MOST_PLACES * (len(last) + 1):
-                last.append(adapter)
+            if together and place_of[adapter] - place_of[together[-1][-1]] <= MOST_UNUSED + 1:
+                together[-1].append(adapter)
             else:
                 together.append([adapter])
         groups = [*together, *([adapter] for adapter in order if tokens[adapter] > 1)]
         spans: list[Span] = []
         start = 0
         for group in groups:
-            first, last_place = place_of[group[0]], place_of[group[-1]]
             stop = start + sum(tokens[adapter] for adapter in group)
-            rows = [place_of[adapter] - first for adapter in group]
-            spans.append(Span(first, last_place - first + 1, start, stop, self._index(rows) if len(rows) > 1 else None))
+            spans.append(self._span([place_of[adapter] for adapter in group], start, stop))
             start = stop
         self.current.spans = spans
         return [*order, *([None] if None in tokens else [])]
+
+    def _span(self, used: Sequence[int], start: int, stop: int) -> Span:
+        place, places = used[0], used[-1] - used[0] + 1
+        if places == len(used):
+            return Span(place, places, start, stop)
+        token_at = [0] * places
+        for token, at in enumerate(used):
+            token_at[at - place] = token
+        return Span(place, places, start, stop, self._index(token_at), self._index([at - place for at in used]))
 
     def _index(self, rows: list[int]) -> torch.Tensor:
         return torch.tensor(rows, device=self._layers[0].device) if self._layers else torch.tensor(rows)

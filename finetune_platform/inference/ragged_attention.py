@@ -34,7 +34,7 @@ class Step(NamedTuple):
         readings: Rows that read several tokens.
         writers: Where in the line the rows with one token stand, (rows,); None: there are none.
         token_of_slot: For each slot in use, where its row's single token stands (any, for other slots), (slots,).
-        mask: Additive, (slots, 1, 1, columns): what a row with one token sees.
+        mask: Additive, (slots * heads, 1, columns): what each key-value head of a row with one token sees.
     """
 
     kv: torch.Tensor
@@ -78,15 +78,14 @@ def attend(
         )
         out[start:stop] = attended[0].transpose(0, 1)
     if step.writers is not None and step.token_of_slot is not None and step.mask is not None:
-        rows, columns = step.mask.shape[0], step.mask.shape[3]
-        # One token each: query heads that share a key-value head stand where the tokens of a sequence would.
+        # One token each: query heads that share a key-value head are one product with what it holds. Products in batches
+        # take two thirds of the time of `scaled_dot_product_attention` here.
+        heads, columns = step.mask.shape[0], step.mask.shape[2]
+        held = step.kv[layer].flatten(1, 2)[:, :heads, :columns]
         grouped = query.index_select(0, step.token_of_slot)
-        attended = scaled_dot_product_attention(
-            grouped.view(rows, keys.shape[1], -1, grouped.shape[-1]),
-            keys[:rows, :, :columns],
-            values[:rows, :, :columns],
-            attn_mask=step.mask,
-            scale=scaling,
+        scores = torch.baddbmm(
+            step.mask, grouped.view(heads, -1, grouped.shape[-1]), held[0].transpose(1, 2), alpha=scaling
         )
-        out[step.writers] = attended.view_as(grouped).index_select(0, step.slots[step.writers])
+        attended = torch.bmm(scores.softmax(-1), held[1]).view_as(grouped)
+        out[step.writers] = attended.index_select(0, step.slots[step.writers])
     return out.view(len(out), -1)

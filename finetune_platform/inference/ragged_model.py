@@ -114,7 +114,8 @@ class RaggedModel:
         lengths = [seen.get(slot, (0, 1)) for slot in range(max(seen) + 1)]
         columns = torch.arange(max(length for _, length in lengths), device=self.device)
         hidden = columns >= self._tensor([length for _, length in lengths])[:, None]
-        mask = self.cache.kv.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None, None]
+        mask = self.cache.kv.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+        mask = mask.repeat_interleave(self._decoder.groups, 0)[:, None]
         token_of_slot = self._tensor([token for token, _ in lengths])
         return Step(self.cache.kv, *tensors, readings, self._tensor(writers), token_of_slot, mask)
 

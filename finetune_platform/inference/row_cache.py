@@ -53,6 +53,10 @@ class RowCache:
         del self.columns[slot]
         heapq.heappush(self._free, slot)
 
+    def wipe(self, slot: int) -> None:
+        """Makes a slot's columns finite numbers again: a masked one still enters the sums of whoever comes next."""
+        self.kv[:, :, slot].zero_()
+
     def copy_of(self, slot: int, length: int) -> torch.Tensor:
         """Keys and values of a row's first tokens: (layers, 2, heads, length, dim)."""
         return self.kv[:, :, slot, :, :length].clone()

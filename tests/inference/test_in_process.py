@@ -342,3 +342,33 @@ def test_a_thousand_requests_amid_loads_and_unloads_are_never_answered_by_anothe
         assert set(answered) == {None, *folders}
 
     with_engine(use, max_rows=8)
+
+
+@pytest.mark.parametrize("huge", ["lora_A", "lora_B"])
+def test_an_adapter_whose_numbers_overflow_leaves_nothing_behind(
+    with_engine: Callable[..., Any],
+    folders: dict[str, Path],
+    expected: dict[tuple[str | None, str], str],
+    tiny_model: Path,
+    tmp_path: Path,
+    huge: str,
+) -> None:
+    """Neither in the slot of its row nor in its place among the adapters."""
+    from safetensors.torch import load_file, save_file
+
+    folder = save_adapter(tiny_model, tmp_path / "huge", 9, r=16)
+    file = folder / "adapter_model.safetensors"
+    save_file({n: w.sign() * 1e38 if huge in n else w for n, w in load_file(file).items()}, file)
+
+    async def use(engine: InProcessEngine) -> None:
+        await engine.load(LoadedAdapter("huge", folder))
+        with pytest.raises(EngineError, match="no numbers"):
+            await engine.complete(chat(TICKETS[1]), "huge")
+        await engine.unload("huge")
+        await load(engine, folders)
+        for adapter in (None, *folders):
+            # The longer one comes to look at the columns that the shorter one's slot had before.
+            answers = await asyncio.gather(*(engine.complete(chat(TICKETS[i]), adapter) for i in (4, 3)))
+            assert [text(answer) for answer in answers] == [expected[adapter, TICKETS[i]] for i in (4, 3)]
+
+    with_engine(use, max_rows=2)

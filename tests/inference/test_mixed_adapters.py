@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from tiny_adapters import save_adapter
 
 from finetune_platform.errors import PermanentError
 from finetune_platform.inference.adapter_files import AdapterWeights, read_adapter
-from finetune_platform.inference.mixed_adapters import MixedAdapters
+from finetune_platform.inference.mixed_adapters import MOST_UNUSED, MixedAdapters
 from finetune_platform.inference.ragged_model import RaggedModel, Work
 
 PROMPTS = [[1, 50, 60, 70, 80], [1, 900], [1, 5, 5, 5, 5, 5, 5, 5], [1, 33, 44], [1, 7000, 800, 90]]
@@ -96,8 +98,8 @@ def test_each_row_gets_what_peft_gives_it_alone(
 
 @settings(max_examples=100, deadline=None)
 @given(
-    places=st.permutations("abcdef"),
-    counts=st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 3), min_size=1),
+    places=st.permutations(ascii_lowercase),
+    counts=st.dictionaries(st.sampled_from(ascii_lowercase), st.sampled_from([1, 1, 1, 3]), min_size=1),
     base=st.booleans(),
 )
 def test_the_plan_gives_every_token_its_own_adapter(places: list[str], counts: dict[str, int], base: bool) -> None:
@@ -107,11 +109,16 @@ def test_the_plan_gives_every_token_its_own_adapter(places: list[str], counts: d
     tokens: dict[str | None, int] = {**counts, **({None: 2} if base else {})}
     line = [adapter for adapter in mixed.arrange(tokens) for _ in range(tokens[adapter])]
     planned: list[str | None] = [None] * len(line)
-    for place, width, start, stop, rows in mixed.current.spans:
-        assert width == 1 if rows is None else len(rows) == stop - start and max(rows) < width <= 2 * len(rows)
-        for i in range(start, stop):
+    for span in mixed.current.spans:
+        used = [0] * (span.stop - span.start) if span.places == 1 else list(range(span.places))
+        if span.rows is not None and span.tokens is not None:
+            used = span.rows.tolist()
+            assert [int(span.tokens[place]) for place in used] == list(range(len(used)))
+            assert len(span.tokens) == span.places
+            assert max(next_one - one for one, next_one in pairwise(used)) <= MOST_UNUSED + 1
+        for i, at in enumerate(used, span.start):
             assert planned[i] is None
-            planned[i] = places[place + (0 if rows is None else int(rows[i - start]))]
+            planned[i] = places[span.place + at]
     assert planned == line
     assert Counter(line) == Counter(tokens)
 
