@@ -78,7 +78,7 @@ def attend(
         )
         out[start:stop] = attended[0].transpose(0, 1)
     if step.writers is not None and step.token_of_slot is not None and step.mask is not None:
-        # One token each: query heads that share a key-value head are one product with what it holds. On a CPU two batched
+        # One token each: query heads that share a key-value head are one product with what it holds. On a CPU batched
         # products take two thirds of the time of `scaled_dot_product_attention`.
         heads, columns = step.mask.shape[0], step.mask.shape[2]
         held = step.kv[layer].flatten(1, 2)[:, :heads, :columns]
