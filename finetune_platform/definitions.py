@@ -9,6 +9,7 @@ from typing import Any
 from dagster import Definitions, definitions, in_process_executor
 
 from finetune_platform.assets import assets_of
+from finetune_platform.assets.drift_report import drift_job, drift_report, drift_schedule
 from finetune_platform.assets.interactions import (
     interactions_asset,
     interactions_maintenance,
@@ -67,12 +68,13 @@ def _definitions_of(task: Task) -> Definitions:
     """The assets of one task, and when they are made."""
     chain, rollout = chain_job(task), rollout_job(task)
     observation, maintenance = interactions_observation(task), interactions_maintenance(task)
-    schedule = chain_schedule(task, chain)
+    schedule, drift = chain_schedule(task, chain), drift_job(task)
+    looks = drift_schedule(task, drift)
     return Definitions(
-        assets=[*assets_of(task), interactions_asset(task)],
-        jobs=[chain, rollout, observation, maintenance],
+        assets=[*assets_of(task), interactions_asset(task), drift_report(task)],
+        jobs=[chain, rollout, observation, maintenance, drift],
         schedules=[
-            *([] if schedule is None else [schedule]),
+            *(found for found in (schedule, looks) if found is not None),
             *interactions_schedules(task, observation, maintenance),
         ],
         sensors=[new_data_sensor(task, chain), rollout_step_sensor(task, rollout)],

@@ -205,6 +205,50 @@ class AdapterManifest(Manifest):
     golden: list[dict[str, Any]]
 
 
+class ReferenceManifest(Manifest):
+    """`drift_reference`: `rows.parquet`, the traffic that later traffic is compared with, with its vectors.
+
+    `first` and `last` are the moments of its first and last row.
+    """
+
+    FOLDER = "drift_references"
+
+    champion: str
+    rows: int
+    embedder_id: str
+    first: str
+    last: str
+
+
+class ChannelRecord(Record):
+    """One channel's evidence after a tick."""
+
+    name: str
+    e_value: float
+
+
+class DriftManifest(Manifest):
+    """`drift_report`: what one look at the traffic found.
+
+    `rows` came between `since` and `until`; `counted` are those left when repeats count once. Parents:
+    `drift_reference`, where there is one.
+    """
+
+    FOLDER = "drift_reports"
+
+    status: Literal["gathering", "quiet", "alarm"]
+    headline: str
+    champion: str
+    tick: int
+    since: str
+    until: str
+    rows: int
+    counted: int
+    e_value: float
+    limit: float
+    channels: list[ChannelRecord]
+
+
 def expect_same(what: str, ours: str, theirs: str, place: str) -> None:
     """Stops where two records that must agree do not.
 

@@ -76,28 +76,32 @@ class BinEvidence:
             null: Of the channel.
             categories: Of the tick's rows, in an order that does not depend on them, `(rows,)`.
         """
-        size = len(null.expected)
         log_wealth, counts = [], []
+        seen = parts(categories, len(null.expected))
         for keeps, wealth, remembered in zip(FORGETTING, self.log_wealth, self.counts, strict=True):
-            known = np.array(remembered)
-            total = max(wealth, 0.0)
-            for part in parts(categories):
-                rates = growth_rates((known + PRIOR_ROWS * null.expected) / (known.sum() + PRIOR_ROWS), null.upper)
-                new = np.bincount(part, minlength=size)
-                total += float(new @ np.log(rates))
-                known = known + new
-            log_wealth.append(total)
-            counts.append(tuple((keeps * known).tolist()))
+            known = known_before(np.array(remembered), seen)
+            guesses = (known + PRIOR_ROWS * null.expected) / (known.sum(axis=1, keepdims=True) + PRIOR_ROWS)
+            won = float((seen * np.log(growth_rates(guesses, null.upper))).sum())
+            log_wealth.append(max(wealth, 0.0) + won)
+            counts.append(tuple((keeps * (np.array(remembered) + seen.sum(axis=0))).tolist()))
         return BinEvidence(tuple(log_wealth), tuple(counts))
 
 
-def parts(categories: Ints) -> list[Ints]:
-    """A tick in the parts that are bet on one after the other."""
-    size = max(SMALLEST_PART, -(-len(categories) // PARTS))
-    return [categories[start : start + size] for start in range(0, len(categories), size)]
+def parts(categories: Ints, size: int) -> Ints:
+    """A tick in the parts that are bet on one after the other: rows of each category, `(parts, size)`."""
+    rows = max(SMALLEST_PART, -(-len(categories) // PARTS))
+    counts = np.zeros((-(-len(categories) // rows), size), dtype=np.int64)
+    np.add.at(counts, (np.arange(len(categories)) // rows, categories), 1)
+    return counts
 
 
-def growth_rates(guess: Floats, upper: Floats) -> Floats:
+def known_before(remembered: Floats, seen: Ints) -> Floats:
+    """What a bettor has counted before each part of a tick, `(parts, size)`."""
+    before: Floats = remembered + np.cumsum(seen, axis=0) - seen
+    return before
+
+
+def growth_rates(guesses: Floats, upper: Floats) -> Floats:
     """What a bettor's wealth is multiplied by for a row of each category.
 
     `guess / p`, where p is what minimises the Kullback-Leibler divergence to `guess` among all distributions that keep
@@ -105,14 +109,22 @@ def growth_rates(guess: Floats, upper: Floats) -> Floats:
     expectation is then at most 1 under each of these distributions, and no other bet grows faster if the guess is right
     (Grünwald, de Heide & Koolen 2024, "Safe testing", JRSS B 86:1091, theorem 1). A guess that keeps the bounds bets
     nothing.
+
+    Args:
+        guesses: Of several bets, `(bets, categories)`, each row's sum 1.
+        upper: Bounds of the null, `(categories,)`.
+
+    Returns:
+        `(bets, categories)`.
     """
-    ratio = guess / upper
-    if ratio.max() <= 1.0:
-        return np.ones(len(guess))
-    order = np.argsort(-ratio)
+    ratio = guesses / upper
+    order = np.argsort(-ratio, axis=1)
+    sorted_ratio = np.take_along_axis(ratio, order, axis=1)
     # With the first j categories at their bounds the others share what is left in proportion to the guess.
-    bounded, free = np.cumsum(upper[order]), 1.0 - np.cumsum(guess[order])
+    bounded = np.cumsum(upper[order], axis=1)
+    free = 1.0 - np.cumsum(np.take_along_axis(guesses, order, axis=1), axis=1)
     scales = np.clip(free, 0.0, None) / np.clip(1.0 - bounded, 1e-12, None)
-    ratio_of_next = np.append(ratio[order][1:], 0.0)
-    first = int(np.argmax((scales >= ratio_of_next) | (np.arange(1, len(guess) + 1) == len(guess))))
-    return np.maximum(scales[first], ratio)
+    ratio_of_next = np.concatenate([sorted_ratio[:, 1:], np.zeros((len(ratio), 1))], axis=1)
+    first = np.argmax(scales >= ratio_of_next, axis=1)  # the last one always is
+    rates = np.maximum(scales[np.arange(len(scales)), first][:, None], ratio)
+    return np.where(sorted_ratio[:, :1] <= 1.0, 1.0, rates)

@@ -1,7 +1,8 @@
 """E-process for "no set of cells is more frequent than the reference allows", for mixes of many kinds of row.
 
 Bounds on each of a hundred cells at once add up to far more than 1 and find nothing: so what is bet on is one set of
-cells, chosen from earlier rows, against the bound of that set's frequency.
+cells, chosen from earlier rows, against the bound of that set's frequency. A set's frequency needs no slack: only
+cells that seem half as frequent again are in it.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from finetune_platform.drift.bin_evidence import LARGEST_LOG, parts
+from finetune_platform.drift.bin_evidence import LARGEST_LOG, known_before, parts
 from finetune_platform.drift.null_bounds import Floats, Ints, upper_bound
 
 FORGETTING = (0.8, 0.97)
@@ -62,38 +63,37 @@ class CellEvidence:
     def seen(self, null: CellNull, cells: Ints) -> "CellEvidence":
         """The evidence after one tick, whose rows lie in `cells`, `(rows,)`."""
         log_wealth, counts = [], []
+        seen = parts(cells, len(null.counts))
         for keeps, wealth, remembered in zip(FORGETTING, self.log_wealth, self.counts, strict=True):
-            known = np.array(remembered)
-            total = max(wealth, 0.0)
-            for part in parts(cells):
-                total += _bet(null, known, part)
-                known = known + np.bincount(part, minlength=len(null.counts))
-            log_wealth.append(total)
-            counts.append(tuple((keeps * known).tolist()))
+            won = _won(null, known_before(np.array(remembered), seen), seen)
+            log_wealth.append(max(wealth, 0.0) + won)
+            counts.append(tuple((keeps * (np.array(remembered) + seen.sum(axis=0))).tolist()))
         return CellEvidence(tuple(log_wealth), tuple(counts))
 
 
 def exceeding(null: CellNull, known: Floats) -> npt.NDArray[np.bool_]:
-    """Which cells seem more frequent than in the reference by `EXCESS`, `(cells,)`."""
+    """Which cells seem more frequent than in the reference by `EXCESS`; of `(…, cells)` counts the same shape."""
     return _guess(null, known) > EXCESS * null.expected
 
 
 def _guess(null: CellNull, known: Floats) -> Floats:
-    guess: Floats = (known + PRIOR_ROWS * null.expected) / (known.sum() + PRIOR_ROWS)
+    guess: Floats = (known + PRIOR_ROWS * null.expected) / (known.sum(axis=-1, keepdims=True) + PRIOR_ROWS)
     return guess
 
 
-def _bet(null: CellNull, known: Floats, part: Ints) -> float:
+def _won(null: CellNull, known: Floats, seen: Ints) -> float:
+    """Logarithm of what the bets on each part win, `known` before it and `seen` in it, `(parts, cells)` each."""
     chosen = exceeding(null, known)
-    held = int(null.counts[chosen].sum())
-    bound = _bound(held, int(null.counts.sum()), null.level)
-    guess = min(float(_guess(null, known)[chosen].sum()), 1.0 - 1e-9)
-    if guess <= bound:
-        return 0.0
-    inside = int(chosen[part].sum())
-    return float(inside * np.log(guess / bound) + (len(part) - inside) * np.log((1.0 - guess) / (1.0 - bound)))
+    n = int(null.counts.sum())
+    bounds = np.array([_bound(int(held), n, null.level) for held in chosen @ null.counts])
+    guesses = np.minimum((_guess(null, known) * chosen).sum(axis=1), 1.0 - 1e-9)
+    bets = guesses > bounds
+    inside = (seen * chosen).sum(axis=1)[bets]
+    outside = seen.sum(axis=1)[bets] - inside
+    guess, bound = guesses[bets], bounds[bets]
+    return float((inside * np.log(guess / bound) + outside * np.log((1.0 - guess) / (1.0 - bound))).sum())
 
 
 @lru_cache(maxsize=4096)
 def _bound(count: int, n: int, level: float) -> float:
-    return upper_bound(count, n, level)
+    return upper_bound(count, n, level, slack=0.0)

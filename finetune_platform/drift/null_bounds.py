@@ -29,10 +29,10 @@ def upper_bounds(counts: Ints, level: float) -> Floats:
     return np.array([upper_bound(int(count), int(counts.sum()), level / len(counts)) for count in counts])
 
 
-def upper_bound(count: int, n: int, level: float) -> float:
+def upper_bound(count: int, n: int, level: float, slack: float = SLACK) -> float:
     """The bound of one category that was counted `count` times in `n` rows."""
     from scipy.stats import beta
 
     if count >= n:
         return 1.0
-    return float(min(1.0, (1.0 + SLACK) * beta.ppf(1.0 - level, count + 1, n - count)))
+    return float(min(1.0, (1.0 + slack) * beta.ppf(1.0 - level, count + 1, n - count)))

@@ -18,7 +18,7 @@ from finetune_platform.drift.rows import TrafficRow
 LEVEL = 0.02
 """Probability, for each channel, that the reference is too small to say what its bounds say."""
 
-SET_LEVEL = 0.01
+SET_LEVEL = 0.005
 
 QUESTIONS = ("length of questions", "unknown words")
 ANSWERS = ("length of answers", "latency")

@@ -13,10 +13,12 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import (
     AdapterManifest,
     DatasetManifest,
+    DriftManifest,
     EvaluationManifest,
     IndexManifest,
     Manifest,
     RawManifest,
+    ReferenceManifest,
     TrainingManifest,
 )
 
@@ -29,7 +31,12 @@ CHAIN: dict[str, type[Manifest]] = {
 }
 """Assets in the order of the flow, each with the manifest of what it makes."""
 
-KINDS: dict[str, type[Manifest]] = {**CHAIN, "retrieval_index": IndexManifest}
+KINDS: dict[str, type[Manifest]] = {
+    **CHAIN,
+    "retrieval_index": IndexManifest,
+    "drift_reference": ReferenceManifest,
+    "drift_report": DriftManifest,
+}
 """Every asset that makes an artifact, those beside the chain too."""
 
 

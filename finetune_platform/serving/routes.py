@@ -4,7 +4,7 @@ What a route may say is `plan.py`; how a gateway hears of a change within a frac
 """
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -15,7 +15,7 @@ from finetune_platform import audit
 from finetune_platform.database import Database
 from finetune_platform.database_engine import serialize
 from finetune_platform.errors import BadInput
-from finetune_platform.serving.plan import Plan
+from finetune_platform.serving.plan import BASE, Plan
 from finetune_platform.serving.tables import RouteChange
 
 Edit = Callable[[Plan], Plan]
@@ -139,6 +139,19 @@ def _plan_of(row: RouteChange) -> Plan:
             f"{row.task}: its route (version {row.id}) cannot be read by this version of finetune-platform",
             "upgrade finetune-platform to the version that other processes use",
         ) from error
+
+
+def champion_since(database: Database, task: str) -> tuple[str, datetime]:
+    """Who answers what no other part of the plan takes (an adapter, or "base"), and since when: the first day, where
+    nobody ever routed the task."""
+    with database.reading() as session:
+        query = select(RouteChange).where(RouteChange.task == task).order_by(RouteChange.id)
+        rows = [(row.created_at, _plan_of(row).champion or BASE) for row in session.scalars(query)]
+    champion, since = BASE, datetime.fromtimestamp(0, UTC)
+    for moment, name in rows:
+        if name != champion:
+            champion, since = name, moment
+    return champion, since
 
 
 class Span(NamedTuple):

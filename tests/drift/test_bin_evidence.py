@@ -27,7 +27,7 @@ def guesses_with_bounds(draw: st.DrawFn) -> tuple[Floats, Floats]:
 @given(guesses_with_bounds(), st.randoms(use_true_random=False))
 def test_a_bet_is_fair_under_every_distribution_within_the_bounds(case: tuple[Floats, Floats], random: object) -> None:
     guess, upper = case
-    rates = growth_rates(guess, upper)
+    rates = growth_rates(guess[None], upper)[0]
     assert (rates > 0).all()
     # The worst of them: as much as is allowed of what pays best, and so on. A linear programme's solution.
     left, expected = 1.0, 0.0
@@ -41,7 +41,7 @@ def test_a_bet_is_fair_under_every_distribution_within_the_bounds(case: tuple[Fl
 def test_no_bet_is_made_on_what_the_reference_allows(case: tuple[Floats, Floats]) -> None:
     _, upper = case
     allowed = upper / upper.sum()
-    assert growth_rates(allowed, upper) == pytest.approx(np.ones(len(upper)))
+    assert growth_rates(allowed[None], upper)[0] == pytest.approx(np.ones(len(upper)))
 
 
 def test_the_bet_grows_as_fast_as_a_numerical_optimum() -> None:
@@ -52,7 +52,7 @@ def test_the_bet_grows_as_fast_as_a_numerical_optimum() -> None:
         bounds=[(1e-9, bound) for bound in upper],
         constraints={"type": "eq", "fun": lambda p: p.sum() - 1},
     )
-    assert float(guess @ np.log(growth_rates(guess, upper))) == pytest.approx(nearest.fun, rel=1e-4)
+    assert float(guess @ np.log(growth_rates(guess[None], upper)[0])) == pytest.approx(nearest.fun, rel=1e-4)
 
 
 def test_a_category_that_becomes_frequent_is_found_at_once() -> None:

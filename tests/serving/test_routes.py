@@ -2,7 +2,7 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -174,3 +174,14 @@ def test_at_any_moment_the_shares_of_all_that_is_shown_add_up_to_one(
 
 def _runs(span: Span, moment: Any) -> bool:
     return span.since <= moment and (span.until is None or moment < span.until)
+
+
+def test_since_when_the_champion_serves_is_not_moved_by_other_changes(database: Database) -> None:
+    assert routes.champion_since(database, "topics") == ("base", datetime.fromtimestamp(0, UTC))
+    change(database, champion="ad-1")
+    change(database, canary="ad-2", canary_share=0.05)
+    change(database, canary_share=0.5)
+    name, since = routes.champion_since(database, "topics")
+    assert (name, since) == ("ad-1", routes.history(database, "topics")[0].since)
+    change(database, champion="ad-2", canary=None, canary_share=0.0)
+    assert routes.champion_since(database, "topics") == ("ad-2", routes.history(database, "topics")[-1].since)

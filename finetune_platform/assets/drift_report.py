@@ -1,0 +1,128 @@
+"""`drift_report`: what each look at the traffic finds, beside a frozen reference; and when it looks."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    AssetSelection,
+    DataVersion,
+    DefaultScheduleStatus,
+    MaterializeResult,
+    MetadataValue,
+    ResourceParam,
+    ScheduleDefinition,
+    asset,
+    define_asset_job,
+)
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from finetune_platform.assets.presentation import provenance, table
+from finetune_platform.database import Database
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import DriftManifest
+from finetune_platform.resources.failures import user_failures
+from finetune_platform.resources.workbench import Workbench
+from finetune_platform.task import Task
+
+if TYPE_CHECKING:
+    from finetune_platform.drift.monitor import Traffic
+
+ASSET = "drift_report"
+CODE_VERSION = "1"
+
+
+def drift_report(task: Task) -> AssetsDefinition:
+    """The asset for one task."""
+    key = AssetKey([task.name, ASSET])
+
+    @asset(
+        key=key,
+        deps=[AssetKey([task.name, "interactions"])],
+        group_name="monitor",
+        kinds={"python"},
+        owners=task.owners,
+        description="Evidence that traffic has changed since the champion took over, by channel; an alarm or not.",
+        code_version=CODE_VERSION,
+    )
+    def build(
+        context: AssetExecutionContext,
+        lake: ResourceParam[Lake],
+        database: ResourceParam[Database],
+        workbench: Workbench,
+    ) -> MaterializeResult[DriftManifest]:
+        from finetune_platform.drift.monitor import look
+        from finetune_platform.drift.publication import publish_report
+
+        with user_failures():
+            traffic = _traffic(task, lake, database, workbench)
+            found = look(task, traffic, lake, database, datetime.now(UTC), context.log.info)
+            publish_report(lake, found)
+        context.log.info(found.headline)
+        return MaterializeResult(
+            asset_key=key,
+            value=found,
+            data_version=DataVersion(found.artifact_id),
+            metadata={
+                **provenance(found, lake),
+                "verdict": found.status,
+                "headline": found.headline,
+                "champion": found.champion,
+                "evidence": found.e_value,
+                "limit": found.limit,
+                "tick": found.tick,
+                "dagster/row_count": found.rows,
+                "rows that count": found.counted,
+                "until": MetadataValue.timestamp(datetime.fromisoformat(found.until)),
+                "channels": table(
+                    ("channel", "evidence"),
+                    [{"channel": c.name, "evidence": f"{c.e_value:,.2f}"} for c in found.channels],
+                ),
+            },
+        )
+
+    return build
+
+
+def drift_job(task: Task) -> UnresolvedAssetJobDefinition:
+    """`{task}_drift`: one look."""
+    return define_asset_job(
+        name=f"{task.name}_drift",
+        selection=AssetSelection.assets(AssetKey([task.name, ASSET])),
+        description=f"Looks whether {task.name}'s traffic has changed.",
+    )
+
+
+def drift_schedule(task: Task, job: UnresolvedAssetJobDefinition) -> ScheduleDefinition | None:
+    """When the task file says, in UTC; none where it says nothing."""
+    if task.drift.cron is None:
+        return None
+    return ScheduleDefinition(
+        name=f"{task.name}_drift_schedule",
+        job=job,
+        cron_schedule=task.drift.cron,
+        default_status=DefaultScheduleStatus.RUNNING,
+    )
+
+
+def _traffic(task: Task, lake: Lake, database: Database, workbench: Workbench) -> "Traffic":
+    from finetune_platform.drift.monitor import Traffic
+    from finetune_platform.drift.rows import TrafficRow
+    from finetune_platform.drift.state import Champion
+    from finetune_platform.inference.embedder import Embedder, fetch_embedder, load_embedder
+    from finetune_platform.serving.answered_sample import answered_sample
+    from finetune_platform.serving.routes import champion_since
+
+    champion = Champion(*champion_since(database, task.name))
+
+    def read(after: datetime, until: datetime) -> list[TrafficRow]:
+        rows = answered_sample(lake, task, champion.name, after, until)
+        return [TrafficRow(**row._asdict()) for row in rows]
+
+    def embedder() -> Embedder:
+        folder = fetch_embedder(task.drift.embedder, task.folder, lake, workbench.cache, lambda line: None)
+        return load_embedder(folder)
+
+    return Traffic(champion, read, embedder)

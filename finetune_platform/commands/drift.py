@@ -1,0 +1,91 @@
+"""`finetune drift`: what the last look at a task's traffic found; a look by hand; a new beginning."""
+
+import math
+from datetime import UTC, datetime
+
+from rich.text import Text
+
+from finetune_platform.commands.dagster_home import prepare
+from finetune_platform.commands.installation import find_task, open_database, open_lake, read_settings
+from finetune_platform.commands.live import stage_view
+from finetune_platform.commands.operate import new_table
+from finetune_platform.commands.terminal import console, plain, print_json
+from finetune_platform.drift.state import forget, ticks_of
+from finetune_platform.drift.tables import DriftTick
+from finetune_platform.errors import BadInput
+from finetune_platform.manifests import DriftManifest
+
+ASSET = "drift_report"
+COLOURS = {"gathering": "yellow", "quiet": "green", "alarm": "bold red"}
+BARS = "▁▂▃▄▅▆▇█"
+SHOWN_TICKS = 30
+
+
+def look(name: str) -> None:
+    """Materializes the task's drift report.
+
+    Raises:
+        BadInput: No such task.
+        FinetuneError: Whatever ended the run.
+    """
+    task = find_task(name)
+    prepare(read_settings())
+    from finetune_platform.definitions import build_defs
+    from finetune_platform.sensors.by_hand import execute
+
+    with stage_view((ASSET,)) as send:
+        execute(build_defs().resolve_job_def(f"{task.name}_drift"), task.name, (ASSET,), send)
+
+
+def begin_anew(name: str) -> None:
+    """Forgets the task's reference and evidence.
+
+    Raises:
+        BadInput: No such task.
+    """
+    task = find_task(name)
+    found = forget(open_database(), task.name, datetime.now(UTC))
+    told = "its reference is forgotten, another is gathered from now on" if found else "there was no reference yet"
+    console().print(f"{task.name}: {told}")
+
+
+def show(name: str, as_json: bool) -> None:
+    """Prints the newest report.
+
+    Raises:
+        BadInput: No such task, or nobody ever looked.
+    """
+    task = find_task(name)
+    database = open_database()
+    made = database.latest_artifact(task.name, ASSET)
+    if made is None:
+        raise BadInput(f"{task.name}: nobody has looked at its traffic yet", f"`finetune drift {task.name} --look`")
+    found = open_lake().manifest(DriftManifest, DriftManifest.path_of(task.name, made.artifact_id))
+    reference = found.parents.get("drift_reference")
+    ticks = ticks_of(database, task.name, reference) if reference else []
+    if as_json:
+        columns = ("number", "since", "until", "rows", "counted", "e_value", "channels", "alarm")
+        history = [{column: plain(getattr(tick, column)) for column in columns} for tick in ticks]
+        print_json({**found.model_dump(mode="json"), "history": history})
+        return
+    _print(found, ticks)
+
+
+def _print(found: DriftManifest, ticks: list[DriftTick]) -> None:
+    out, until = console(), found.until[:16].replace("T", " ")
+    out.print(Text.assemble((f" {found.status} ", COLOURS[found.status]), f" {found.headline}"))
+    out.print(f"{found.champion}, up to {until} UTC: {found.rows:,} rows, {found.counted:,} count")
+    if not ticks:
+        return
+    table = new_table("channel", "evidence", f"last {min(len(ticks), SHOWN_TICKS)} looks")
+    for channel in found.channels:
+        past = [tick.channels.get(channel.name, 1.0) for tick in ticks[-SHOWN_TICKS:]]
+        table.add_row(channel.name, f"{channel.e_value:,.1f}", "".join(_bar(value, found.limit) for value in past))
+    out.print(table)
+    out.print(f"alarm where the mean of all channels reaches {found.limit:,.0f}", style="dim")
+
+
+def _bar(e_value: float, limit: float) -> str:
+    """How far the logarithm of the evidence has come towards the limit."""
+    share = math.log(max(e_value, 1.0)) / math.log(limit)
+    return BARS[min(int(share * len(BARS)), len(BARS) - 1)]

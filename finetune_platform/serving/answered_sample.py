@@ -1,0 +1,98 @@
+"""What a champion answered, as the interactions log holds it: a random sample, to compare traffic with traffic."""
+
+import json
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from finetune_platform.lake import Lake
+from finetune_platform.serving.interactions import DAY, Sampler, interactions_path
+from finetune_platform.task import Task
+
+COLUMNS = (
+    "interaction_id", "timestamp", "session", "tenant", "adapter_id", "arm", "request", "response", "latency_ms",
+    "error", "format_valid", "refused",
+)  # fmt: skip
+
+
+class Answered(NamedTuple):
+    """One logged answer.
+
+    Attributes:
+        question: The last user message.
+        answer: None where there is none.
+    """
+
+    interaction_id: str
+    timestamp: datetime
+    question: str
+    answer: str | None
+    session: str
+    tenant: str
+    adapter_id: str
+    format_valid: bool | None
+    refused: bool
+    failed: bool
+    latency_ms: float | None
+
+
+def answered_sample(lake: Lake, task: Task, adapter: str, after: datetime, until: datetime) -> list[Answered]:
+    """The champion's logged answers after one moment up to another, oldest first; none where nothing was logged.
+
+    Errors are always logged, other answers with the task's `log_share`: of errors, too, that share is given here, so
+    that their rate is the traffic's. Canaries' and shadows' answers say nothing about the champion's.
+
+    Args:
+        lake: Holds the log.
+        task: Its log is read.
+        adapter: The champion's id, or "base".
+        after: The moment itself is left out.
+        until: The moment itself is taken.
+    """
+    try:
+        log = lake.table(interactions_path(task.name))
+    except FileNotFoundError:
+        return []
+    # Days before and after: the partition is the day in UTC, the moments may stand in another zone.
+    days = ((after - timedelta(days=1)).date(), (until + timedelta(days=1)).date())
+    with lake.table_failures(interactions_path(task.name)):
+        found = log.to_pyarrow_table(
+            columns=list(COLUMNS),
+            filters=[
+                (DAY, ">=", days[0]), (DAY, "<=", days[1]), ("timestamp", ">", after), ("timestamp", "<=", until),
+                ("adapter_id", "=", adapter), ("arm", "in", ["champion", "base"]),
+            ],
+        )  # fmt: skip
+    sampler = Sampler(task.name, task.serving.log_share)
+    rows = [row for row in found.to_pylist() if sampler.reason(row["interaction_id"], row["arm"]) == "share"]
+    return sorted((_answered(row) for row in rows), key=lambda row: (row.timestamp, row.interaction_id))
+
+
+def _answered(row: dict[str, Any]) -> Answered:
+    return Answered(
+        interaction_id=row["interaction_id"],
+        timestamp=row["timestamp"],
+        question=_question(row["request"]),
+        answer=_answer(row["response"]),
+        session=row["session"] or "",
+        tenant=row["tenant"] or "",
+        adapter_id=row["adapter_id"],
+        format_valid=row["format_valid"],
+        refused=bool(row["refused"]),
+        failed=row["error"] is not None,
+        latency_ms=row["latency_ms"],
+    )
+
+
+def _question(request: str | None) -> str:
+    messages = json.loads(request or "{}").get("messages") or []
+    asked = [message for message in messages if message.get("role") == "user"]
+    content = asked[-1].get("content") if asked else ""
+    if isinstance(content, list):
+        content = " ".join(str(part.get("text", "")) for part in content)
+    return str(content or "")
+
+
+def _answer(response: str | None) -> str | None:
+    choices = (json.loads(response) or {}).get("choices") if response else None
+    content = choices[0].get("message", {}).get("content") if choices else None
+    return None if content is None else str(content)

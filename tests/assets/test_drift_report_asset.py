@@ -1,0 +1,121 @@
+"""The drift report in Dagster, over a real log, with the real embedding model: gathered, quiet, alarm; then by CLI."""
+
+import itertools
+import json
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import AssetKey, DagsterInstance
+from typer.testing import CliRunner
+
+from finetune_platform.cli import app
+from finetune_platform.definitions import build_defs
+from finetune_platform.lake import Lake
+from finetune_platform.serving.interactions import DAY, Interaction
+from finetune_platform.serving.stored_rows import stored, tables_of
+from finetune_platform.settings import Settings
+from finetune_platform.task_file import load_task
+
+KEY = AssetKey(["ticket_topics", "drift_report"])
+PARTS = {
+    "home": (
+        ["My card", "The transfer", "My login", "The new password", "The refund", "My statement"],
+        ["was declined", "did not arrive", "is blocked", "does not work", "is missing", "takes days"],
+        ["since Monday", "again", "in the app", "at the counter", "abroad", "for no reason"],
+    ),
+    "strange": (
+        ["Our flight to Lisbon", "The hotel room", "A rental bike", "The museum", "The mountain hike", "A beach"],
+        ["leaves at dawn", "has a view", "costs a fortune", "is closed for winter", "was a delight", "needs booking"],
+        ["in July", "with two children", "near the harbour", "on a rainy day", "for the weekend", "by train"],
+    ),
+}
+
+
+def questions(kind: str, count: int) -> list[str]:
+    every = [" ".join(parts) for parts in itertools.product(*PARTS[kind])]
+    return random.Random(0).sample(every, count)
+
+
+def log(lake: Lake, texts: list[str], start: datetime) -> None:
+    rows = [
+        stored(
+            Interaction(
+                interaction_id=f"in-{start:%d%H}-{n}",
+                timestamp=start + timedelta(seconds=n),
+                task="ticket_topics",
+                adapter_id="base",
+                arm="base",
+                request={"messages": [{"role": "user", "content": text}]},
+                response={"choices": [{"message": {"role": "assistant", "content": text.split()[1]}}]},
+                latency_ms=20.0,
+                sampled_because="share",
+            ),
+            redact=False,
+        )
+        for n, text in enumerate(texts)
+    ]
+    for path, table in tables_of(rows).items():
+        lake.append(path, table, partition_by=DAY)
+
+
+def look(path: Path) -> dict[str, Any]:
+    """The metadata of a run of the task's drift job."""
+    job = build_defs(tasks=[load_task(path)]).resolve_job_def("ticket_topics_drift")
+    with DagsterInstance.ephemeral() as instance:
+        assert job.execute_in_process(instance=instance).success
+        event = instance.get_latest_materialization_event(KEY)
+        assert event is not None and event.asset_materialization is not None
+        return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+
+def command(*arguments: str, expect: int = 0) -> str:
+    told = CliRunner().invoke(app, ["drift", *arguments])
+    assert told.exit_code == expect, told.output + repr(told.exception)
+    return told.stdout
+
+
+@pytest.fixture
+def path(settings_env: Settings, task_file: Any, embedding_model: Path) -> Path:
+    drift = {"reference_rows": 120, "embedder": str(embedding_model), "settle_minutes": 0}
+    return Path(task_file(drift=drift, serving={"log_share": 1.0}))
+
+
+def test_traffic_that_changes_is_an_alarm_in_dagster_and_on_the_command_line(
+    settings_env: Settings, path: Path
+) -> None:
+    lake, start = Lake(settings_env.lake_url), datetime.now(UTC) - timedelta(days=5)
+    home = questions("home", 216)
+    log(lake, home[:60], start)
+    first = look(path)
+    assert (first["verdict"], first["headline"]) == ("gathering", "gathering the reference of base: 60 of 120 rows")
+    log(lake, home[60:180], start + timedelta(days=1))
+    second = look(path)
+    assert (second["verdict"], second["tick"]) == ("quiet", 1) and second["evidence"] < 10
+    log(lake, home[180:] + questions("strange", 60), start + timedelta(days=2))
+    third = look(path)
+    assert (third["verdict"], third["tick"]) == ("alarm", 2) and third["evidence"] >= third["limit"]
+    assert third["parent/drift_reference"] == second["parent/drift_reference"]
+    loudest = {record.data["channel"] for record in third["channels"].records[:3]}
+    assert loudest >= {"novelty of questions", "unknown words"}
+
+    shown = command("ticket_topics")
+    assert "alarm" in shown and "novelty of questions" in shown and "█" in shown
+    told = json.loads(command("ticket_topics", "--json"))
+    assert (told["artifact_id"], told["status"]) == (third["id"], "alarm")
+    assert [(tick["number"], tick["alarm"]) for tick in told["history"]] == [(1, False), (2, True)]
+    assert "another is gathered from now on" in command("ticket_topics", "--anew")
+    assert look(path)["headline"] == "gathering the reference of base: 0 of 120 rows"
+
+
+def test_before_the_first_look_the_command_says_how(path: Path) -> None:
+    told = CliRunner().invoke(app, ["drift", "ticket_topics"])
+    assert told.exit_code == 2 and "nobody has looked at its traffic yet" in told.output
+    assert "finetune drift ticket_topics --look" in " ".join(told.output.split())
+
+
+def test_a_look_by_hand_shows_what_it_found(settings_env: Settings, path: Path) -> None:
+    log(Lake(settings_env.lake_url), questions("home", 30), datetime.now(UTC) - timedelta(days=1))
+    assert "gathering the reference of base: 30 of 120 rows" in command("ticket_topics", "--look")
