@@ -208,7 +208,7 @@ class AdapterManifest(Manifest):
 class ReferenceManifest(Manifest):
     """`drift_reference`: `rows.parquet`, the traffic that later traffic is compared with, with its vectors.
 
-    `first` and `last` are the moments of its first and last row.
+    `first` and `last` are the moments of its first and last row. Parents: `registered_adapter`, where one answered.
     """
 
     FOLDER = "drift_references"

@@ -48,6 +48,7 @@ def publish_reference(
     manifest = ReferenceManifest(
         artifact_id=content_id("rf", {**named, "version": REFERENCE_VERSION}),
         task=task,
+        parents={"registered_adapter": champion} if champion.startswith("ad-") else {},
         code_version=REFERENCE_VERSION,
         champion=champion,
         rows=len(rows),

@@ -13,11 +13,13 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import (
     AdapterManifest,
     DatasetManifest,
+    DriftManifest,
     EvaluationManifest,
     IndexManifest,
     Manifest,
     RawManifest,
     Record,
+    ReferenceManifest,
     SourceRecord,
     TrainingManifest,
     expect_same,
@@ -103,9 +105,9 @@ def lineage_rows(found: Lineage, lake: Lake) -> Iterator[dict[str, Any]]:
 
 
 def _next(manifest: Manifest) -> str | None:
-    """The nearest parent in the chain; a champion among the parents is a comparison, not an ingredient."""
-    order = list(CHAIN)
-    parents = [asset for asset in manifest.parents if asset in CHAIN]
+    """The nearest parent in the chain or behind it; a champion among the parents is a comparison, not an ingredient."""
+    order = [*CHAIN, "drift_reference"]
+    parents = [asset for asset in manifest.parents if asset in order]
     return max(parents, key=order.index) if parents else None
 
 
@@ -139,5 +141,9 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         case IndexManifest():
             facts = {"documents": manifest.documents, "chunks": manifest.chunks}
             return {**facts, "set aside": sum(manifest.set_aside.values()), "embedder": manifest.embedder}
+        case DriftManifest():
+            return {"verdict": manifest.status, "headline": manifest.headline, "rows": manifest.rows}
+        case ReferenceManifest():
+            return {"rows": manifest.rows, "first": manifest.first, "last": manifest.last}
         case _:
             return {}
