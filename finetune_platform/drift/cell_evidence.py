@@ -2,7 +2,7 @@
 
 Bounds on each of a hundred cells at once add up to far more than 1 and find nothing: so what is bet on is one set of
 cells, chosen from earlier rows, against the bound of that set's frequency. A set's frequency needs no slack: only
-cells that seem half as frequent again are in it.
+cells that seem much more frequent are in it.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,12 @@ from finetune_platform.drift.null_bounds import Floats, Ints, upper_bound
 
 FORGETTING = (0.8, 0.97)
 PRIOR_ROWS = 150.0
-EXCESS = 1.5
+EXCESS = 1.4
 """A cell is bet on that seems so many times as frequent as in the reference."""
+
+DEVIATIONS = 3.0
+"""And that seems more frequent by so many standard deviations of what the reference holds of it: of eighty cells some
+are rare in it by chance, and would be bet on for ever."""
 
 
 class CellNull(NamedTuple):
@@ -29,18 +33,20 @@ class CellNull(NamedTuple):
 
     Attributes:
         expected: Frequencies in the half that defines the cells, `(cells,)`.
+        rows: Of that half.
         counts: Rows of the held-out half, `(cells,)`.
         level: Probability that the bound of a set is too low.
     """
 
     expected: Floats
+    rows: int
     counts: Ints
     level: float
 
     @classmethod
     def of(cls, defining: Ints, held_out: Ints, level: float) -> "CellNull":
         """From both halves' counts, `(cells,)`."""
-        return cls((defining + 0.5) / (defining.sum() + 0.5 * len(defining)), held_out, level)
+        return cls((defining + 0.5) / (defining.sum() + 0.5 * len(defining)), int(defining.sum()), held_out, level)
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,9 @@ class CellEvidence:
 
 
 def exceeding(null: CellNull, known: Floats) -> npt.NDArray[np.bool_]:
-    """Which cells seem more frequent than in the reference by `EXCESS`; of `(…, cells)` counts the same shape."""
-    return _guess(null, known) > EXCESS * null.expected
+    """Which cells seem more frequent by `EXCESS` and by `DEVIATIONS`; of `(…, cells)` counts the same shape."""
+    held = np.maximum(null.expected * null.rows, 1.0)
+    return _guess(null, known) > null.expected * np.maximum(EXCESS, 1.0 + DEVIATIONS / np.sqrt(held))
 
 
 def _guess(null: CellNull, known: Floats) -> Floats:
