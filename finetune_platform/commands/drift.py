@@ -80,9 +80,13 @@ def _print(found: DriftManifest, ticks: list[DriftTick]) -> None:
     table = new_table("channel", "evidence", f"last {min(len(ticks), SHOWN_TICKS)} looks")
     for channel in found.channels:
         past = [tick.channels.get(channel.name, 1.0) for tick in ticks[-SHOWN_TICKS:]]
-        table.add_row(channel.name, f"{channel.e_value:,.1f}", "".join(_bar(value, found.limit) for value in past))
+        table.add_row(channel.name, _number(channel.e_value), "".join(_bar(value, found.limit) for value in past))
     out.print(table)
     out.print(f"alarm where the mean of all channels reaches {found.limit:,.0f}", style="dim")
+
+
+def _number(e_value: float) -> str:
+    return f"{e_value:,.1f}" if e_value < 1e6 else f"{e_value:.0e}"
 
 
 def _bar(e_value: float, limit: float) -> str:

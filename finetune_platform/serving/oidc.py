@@ -156,6 +156,8 @@ class People:
         if self._wanted.is_set() or now_s - self._tried_at >= MIN_INTERVAL_S:
             self._wanted.set()
             raise KeysAwaited
+        if now_s - self._fetched_at > MAX_KEYS_AGE_S:
+            raise KeysAwaited  # without the provider's keys nobody can say that this one is not among them
         raise BadToken("signed by an unknown key")
 
     def _run(self) -> None:
