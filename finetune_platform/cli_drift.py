@@ -14,11 +14,6 @@ def drift(
     json: Json = False,
 ) -> None:
     """Show whether a task's traffic has changed since its champion took over, channel by channel."""
-    from finetune_platform.commands import drift as command
+    from finetune_platform.commands.drift import drift as run
 
-    if anew:
-        command.begin_anew(task)
-    if look:
-        command.look(task)
-    if look or not anew:
-        command.show(task, json)
+    run(task, look, anew, json)

@@ -3,7 +3,7 @@
 Fetching what is named belongs in `inference/model_folders.py`.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,11 @@ class ModelRef(Strict):
     revision: str | None = None
     sha256: Sha256 | None = None
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def a_bare_uri_is_enough(cls, value: Any) -> Any:
+        return {"uri": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def packages_are_pinned(self) -> "ModelRef":

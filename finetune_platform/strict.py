@@ -3,8 +3,9 @@
 import difflib
 import re
 from collections.abc import Sequence
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 
 class Strict(BaseModel):
@@ -42,3 +43,6 @@ def checked_cron(cron: str) -> str:
     if len(cron.split()) != 5:
         raise ValueError(f'"{cron}" is not a five-field cron expression such as "0 3 * * 1"')
     return cron
+
+
+Cron = Annotated[str, AfterValidator(checked_cron)]

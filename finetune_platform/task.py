@@ -8,12 +8,12 @@ fields OpenAI's.
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from finetune_platform.model_ref import BaseModelRef, Sha256
-from finetune_platform.strict import Strict, checked_cron, checked_regex, nearest
+from finetune_platform.strict import Cron, Strict, checked_regex, nearest
 from finetune_platform.task_drift import Drift
 from finetune_platform.task_retrieval import Retrieval
 from finetune_platform.task_serving import Rollout, Serving
@@ -241,14 +241,9 @@ class Cost(Strict):
 class Schedule(Strict):
     """When the whole chain runs by itself."""
 
-    cron: str
+    cron: Cron
     timezone: str = "UTC"
     enabled: bool = False
-
-    @field_validator("cron")
-    @classmethod
-    def is_cron(cls, cron: str) -> str:
-        return checked_cron(cron)
 
     @field_validator("timezone")
     @classmethod
@@ -280,11 +275,6 @@ class Task(Strict):
     cost: Cost = Cost()
     schedule: Schedule | None = None
     path: Path | None = Field(default=None, exclude=True)
-
-    @field_validator("base_model", mode="before")
-    @classmethod
-    def a_bare_uri_is_enough(cls, value: Any) -> Any:
-        return {"uri": value} if isinstance(value, str) else value
 
     @field_validator("owners")
     @classmethod

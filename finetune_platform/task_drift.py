@@ -1,11 +1,9 @@
 """The task file's section about drift: what new traffic is compared with, and how often. Acting on it is `drift/`'s."""
 
-from typing import Any
-
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from finetune_platform.model_ref import DEFAULT_EMBEDDER, EmbedderRef
-from finetune_platform.strict import Strict, checked_cron
+from finetune_platform.strict import Cron, Strict
 
 
 class Drift(Strict):
@@ -20,14 +18,4 @@ class Drift(Strict):
     embedder: EmbedderRef = DEFAULT_EMBEDDER
     reference_rows: int = Field(default=2000, ge=100)
     settle_minutes: float = Field(default=10.0, ge=0)
-    cron: str | None = "15 6 * * *"
-
-    @field_validator("embedder", mode="before")
-    @classmethod
-    def a_bare_uri_is_enough(cls, value: Any) -> Any:
-        return {"uri": value} if isinstance(value, str) else value
-
-    @field_validator("cron")
-    @classmethod
-    def is_cron(cls, cron: str | None) -> str | None:
-        return None if cron is None else checked_cron(cron)
+    cron: Cron | None = "15 6 * * *"

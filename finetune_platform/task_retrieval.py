@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from finetune_platform.model_ref import DEFAULT_EMBEDDER, EmbedderRef, Sha256
-from finetune_platform.strict import Strict, checked_cron
+from finetune_platform.strict import Cron, Strict
 
 CorpusFormat = Literal["text", "markdown", "jsonl"]
 
@@ -74,17 +74,7 @@ class Retrieval(Strict):
     prompt: str = "Use these passages where they help, and cite them by their marks, such as [1].\n\n{passages}"
     passage: str = "[{number}] {name}\n{text}"
     timeout_s: float = Field(default=2.0, gt=0)
-    cron: str | None = None
-
-    @field_validator("embedder", mode="before")
-    @classmethod
-    def a_bare_uri_is_enough(cls, value: Any) -> Any:
-        return {"uri": value} if isinstance(value, str) else value
-
-    @field_validator("cron")
-    @classmethod
-    def is_cron(cls, cron: str | None) -> str | None:
-        return None if cron is None else checked_cron(cron)
+    cron: Cron | None = None
 
     @field_validator("prompt")
     @classmethod

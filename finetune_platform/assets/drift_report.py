@@ -78,7 +78,7 @@ def drift_report(task: Task) -> AssetsDefinition:
                 "until": MetadataValue.timestamp(datetime.fromisoformat(found.until)),
                 "channels": table(
                     ("channel", "evidence"),
-                    [{"channel": c.name, "evidence": f"{c.e_value:,.2f}"} for c in found.channels],
+                    [{"channel": c.name, "evidence": f"{c.e_value:.4g}"} for c in found.channels],
                 ),
             },
         )

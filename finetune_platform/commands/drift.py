@@ -21,6 +21,27 @@ BARS = "▁▂▃▄▅▆▇█"
 SHOWN_TICKS = 30
 
 
+def drift(name: str, look_first: bool, anew: bool, as_json: bool) -> None:
+    """Ends the alarm or looks, where that is asked, and prints the newest report unless only the former was.
+
+    Raises:
+        BadInput: No such task, or nobody ever looked.
+        FinetuneError: Whatever ended the look.
+    """
+    if anew:
+        begun = begin_anew(name)
+        if not look_first:
+            print_json({"anew": begun}) if as_json else console().print(
+                f"{name}: the reference is forgotten, another is gathered from now on"
+                if begun
+                else f"{name}: there was no reference yet"
+            )
+            return
+    if look_first:
+        look(name)
+    show(name, as_json)
+
+
 def look(name: str) -> None:
     """Materializes the task's drift report.
 
@@ -37,16 +58,13 @@ def look(name: str) -> None:
         execute(build_defs().resolve_job_def(f"{task.name}_drift"), task.name, (ASSET,), send)
 
 
-def begin_anew(name: str) -> None:
-    """Forgets the task's reference and evidence.
+def begin_anew(name: str) -> bool:
+    """Forgets the task's reference and evidence; False where there was none.
 
     Raises:
         BadInput: No such task.
     """
-    task = find_task(name)
-    found = forget(open_database(), task.name, datetime.now(UTC))
-    told = "its reference is forgotten, another is gathered from now on" if found else "there was no reference yet"
-    console().print(f"{task.name}: {told}")
+    return forget(open_database(), find_task(name).name, datetime.now(UTC))
 
 
 def show(name: str, as_json: bool) -> None:
@@ -80,13 +98,9 @@ def _print(found: DriftManifest, ticks: list[DriftTick]) -> None:
     table = new_table("channel", "evidence", f"last {min(len(ticks), SHOWN_TICKS)} looks")
     for channel in found.channels:
         past = [tick.channels.get(channel.name, 1.0) for tick in ticks[-SHOWN_TICKS:]]
-        table.add_row(channel.name, _number(channel.e_value), "".join(_bar(value, found.limit) for value in past))
+        table.add_row(channel.name, f"{channel.e_value:.4g}", "".join(_bar(value, found.limit) for value in past))
     out.print(table)
     out.print(f"alarm where the mean of all channels reaches {found.limit:,.0f}", style="dim")
-
-
-def _number(e_value: float) -> str:
-    return f"{e_value:,.1f}" if e_value < 1e6 else f"{e_value:.0e}"
 
 
 def _bar(e_value: float, limit: float) -> str:

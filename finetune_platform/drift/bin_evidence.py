@@ -3,12 +3,12 @@
 Which categories there are, and which row is of which, belongs in `channels.py`.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from finetune_platform.drift.null_bounds import Floats, Ints, upper_bounds
+from finetune_platform.drift.wealth import Wealth
 
 FORGETTING = (0.0, 0.7, 0.95)
 """What each bettor keeps of its counts from tick to tick: one sees this tick alone, one the last weeks."""
@@ -16,22 +16,19 @@ FORGETTING = (0.0, 0.7, 0.95)
 PRIOR_ROWS = 30.0
 """Rows that the reference weighs in a bettor's guess."""
 
-PARTS = 20
-"""Parts of a tick; each is bet on with what the parts before it taught."""
 
-SMALLEST_PART = 10
+class BinNull(NamedTuple):
+    """What the reference says of a channel: how frequent its categories are, and how frequent they may be.
 
-LARGEST_LOG = 600.0
-
-
-class Null(NamedTuple):
-    """What the reference says of a channel: how frequent its categories are, and how frequent they may be."""
+    Each bettor guesses the categories' frequencies from earlier rows and multiplies its wealth by guess over null, for
+    the member of the null that is nearest to its guess: `growth_rates`.
+    """
 
     expected: Floats
     upper: Floats
 
     @classmethod
-    def of(cls, counts: Ints, level: float) -> "Null":
+    def of(cls, counts: Ints, level: float) -> "BinNull":
         """From the counts of the reference's held-out half.
 
         Args:
@@ -40,65 +37,17 @@ class Null(NamedTuple):
         """
         return cls((counts + 0.5) / (counts.sum() + 0.5 * len(counts)), upper_bounds(counts, level))
 
+    def begin(self) -> Wealth:
+        """The bettors before any row."""
+        return Wealth.none(len(FORGETTING), len(self.expected))
 
-@dataclass(frozen=True)
-class BinEvidence:
-    """Evidence that a category has become more frequent than `Null.upper`.
+    def bet(self, wealth: Wealth, rows: Ints) -> Wealth:
+        """The bettors after a tick whose rows are of these categories."""
+        return wealth.after(rows, FORGETTING, self._won)
 
-    Each bettor guesses the categories' frequencies from earlier rows and multiplies its wealth by guess over null, for
-    the member of the null that is nearest to its guess: `growth_rates`. Before each tick a wealth below 1 is
-    made 1 again, so that it finds a change whenever it comes: under the null the first time that the mean of such
-    wealths reaches a limit L is, on average, no earlier than after L ticks (Shin, Ramdas & Rinaldo 2024, "E-detectors",
-    NEJSDS 2:229).
-
-    Attributes:
-        log_wealth: Of each bettor.
-        counts: What each bettor remembers, a row a bettor; the cost of a tick does not depend on the history.
-    """
-
-    log_wealth: tuple[float, ...]
-    counts: tuple[tuple[float, ...], ...]
-
-    @classmethod
-    def none(cls, categories: int) -> "BinEvidence":
-        """Before any row."""
-        return cls((0.0,) * len(FORGETTING), ((0.0,) * categories,) * len(FORGETTING))
-
-    @property
-    def e_value(self) -> float:
-        """Mean wealth of the bettors; never infinite."""
-        return float(np.exp(np.minimum(self.log_wealth, LARGEST_LOG)).mean())
-
-    def seen(self, null: Null, categories: Ints) -> "BinEvidence":
-        """The evidence after one tick.
-
-        Args:
-            null: Of the channel.
-            categories: Of the tick's rows, in an order that does not depend on them, `(rows,)`.
-        """
-        log_wealth, counts = [], []
-        seen = parts(categories, len(null.expected))
-        for keeps, wealth, remembered in zip(FORGETTING, self.log_wealth, self.counts, strict=True):
-            known = known_before(np.array(remembered), seen)
-            guesses = (known + PRIOR_ROWS * null.expected) / (known.sum(axis=1, keepdims=True) + PRIOR_ROWS)
-            won = float((seen * np.log(growth_rates(guesses, null.upper))).sum())
-            log_wealth.append(max(wealth, 0.0) + won)
-            counts.append(tuple((keeps * (np.array(remembered) + seen.sum(axis=0))).tolist()))
-        return BinEvidence(tuple(log_wealth), tuple(counts))
-
-
-def parts(categories: Ints, size: int) -> Ints:
-    """A tick in the parts that are bet on one after the other: rows of each category, `(parts, size)`."""
-    rows = max(SMALLEST_PART, -(-len(categories) // PARTS))
-    counts = np.zeros((-(-len(categories) // rows), size), dtype=np.int64)
-    np.add.at(counts, (np.arange(len(categories)) // rows, categories), 1)
-    return counts
-
-
-def known_before(remembered: Floats, seen: Ints) -> Floats:
-    """What a bettor has counted before each part of a tick, `(parts, size)`."""
-    before: Floats = remembered + np.cumsum(seen, axis=0) - seen
-    return before
+    def _won(self, known: Floats, seen: Ints) -> float:
+        guesses = (known + PRIOR_ROWS * self.expected) / (known.sum(axis=1, keepdims=True) + PRIOR_ROWS)
+        return float((seen * np.log(growth_rates(guesses, self.upper))).sum())
 
 
 def growth_rates(guesses: Floats, upper: Floats) -> Floats:

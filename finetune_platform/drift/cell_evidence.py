@@ -5,15 +5,14 @@ cells, chosen from earlier rows, against the bound of that set's frequency. A se
 cells that seem much more frequent are in it.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from finetune_platform.drift.bin_evidence import LARGEST_LOG, known_before, parts
 from finetune_platform.drift.null_bounds import Floats, Ints, upper_bound
+from finetune_platform.drift.wealth import Wealth
 
 FORGETTING = (0.8, 0.97)
 PRIOR_ROWS = 150.0
@@ -48,57 +47,33 @@ class CellNull(NamedTuple):
         """From both halves' counts, `(cells,)`."""
         return cls((defining + 0.5) / (defining.sum() + 0.5 * len(defining)), int(defining.sum()), held_out, level)
 
+    def begin(self) -> Wealth:
+        """The bettors before any row."""
+        return Wealth.none(len(FORGETTING), len(self.counts))
 
-@dataclass(frozen=True)
-class CellEvidence:
-    """Evidence that some cells have become more frequent; `seen` and the attributes are as in `BinEvidence`."""
+    def bet(self, wealth: Wealth, rows: Ints) -> Wealth:
+        """The bettors after a tick whose rows lie in these cells."""
+        return wealth.after(rows, FORGETTING, self._won)
 
-    log_wealth: tuple[float, ...]
-    counts: tuple[tuple[float, ...], ...]
+    def exceeding(self, known: Floats) -> npt.NDArray[np.bool_]:
+        """Which cells seem more frequent by `EXCESS` and by `DEVIATIONS`; of `(…, cells)` counts the same shape."""
+        held = np.maximum(self.expected * self.rows, 1.0)
+        return self._guess(known) > self.expected * np.maximum(EXCESS, 1.0 + DEVIATIONS / np.sqrt(held))
 
-    @classmethod
-    def none(cls, cells: int) -> "CellEvidence":
-        """Before any row."""
-        return cls((0.0,) * len(FORGETTING), ((0.0,) * cells,) * len(FORGETTING))
+    def _guess(self, known: Floats) -> Floats:
+        guess: Floats = (known + PRIOR_ROWS * self.expected) / (known.sum(axis=-1, keepdims=True) + PRIOR_ROWS)
+        return guess
 
-    @property
-    def e_value(self) -> float:
-        """Mean wealth of the bettors; never infinite."""
-        return float(np.exp(np.minimum(self.log_wealth, LARGEST_LOG)).mean())
-
-    def seen(self, null: CellNull, cells: Ints) -> "CellEvidence":
-        """The evidence after one tick, whose rows lie in `cells`, `(rows,)`."""
-        log_wealth, counts = [], []
-        seen = parts(cells, len(null.counts))
-        for keeps, wealth, remembered in zip(FORGETTING, self.log_wealth, self.counts, strict=True):
-            won = _won(null, known_before(np.array(remembered), seen), seen)
-            log_wealth.append(max(wealth, 0.0) + won)
-            counts.append(tuple((keeps * (np.array(remembered) + seen.sum(axis=0))).tolist()))
-        return CellEvidence(tuple(log_wealth), tuple(counts))
-
-
-def exceeding(null: CellNull, known: Floats) -> npt.NDArray[np.bool_]:
-    """Which cells seem more frequent by `EXCESS` and by `DEVIATIONS`; of `(…, cells)` counts the same shape."""
-    held = np.maximum(null.expected * null.rows, 1.0)
-    return _guess(null, known) > null.expected * np.maximum(EXCESS, 1.0 + DEVIATIONS / np.sqrt(held))
-
-
-def _guess(null: CellNull, known: Floats) -> Floats:
-    guess: Floats = (known + PRIOR_ROWS * null.expected) / (known.sum(axis=-1, keepdims=True) + PRIOR_ROWS)
-    return guess
-
-
-def _won(null: CellNull, known: Floats, seen: Ints) -> float:
-    """Logarithm of what the bets on each part win, `known` before it and `seen` in it, `(parts, cells)` each."""
-    chosen = exceeding(null, known)
-    n = int(null.counts.sum())
-    bounds = np.array([_bound(int(held), n, null.level) for held in chosen @ null.counts])
-    guesses = np.minimum((_guess(null, known) * chosen).sum(axis=1), 1.0 - 1e-9)
-    bets = guesses > bounds
-    inside = (seen * chosen).sum(axis=1)[bets]
-    outside = seen.sum(axis=1)[bets] - inside
-    guess, bound = guesses[bets], bounds[bets]
-    return float((inside * np.log(guess / bound) + outside * np.log((1.0 - guess) / (1.0 - bound))).sum())
+    def _won(self, known: Floats, seen: Ints) -> float:
+        chosen = self.exceeding(known)
+        n = int(self.counts.sum())
+        bounds = np.array([_bound(int(held), n, self.level) for held in chosen @ self.counts])
+        guesses = np.minimum((self._guess(known) * chosen).sum(axis=1), 1.0 - 1e-9)
+        bets = guesses > bounds
+        inside = (seen * chosen).sum(axis=1)[bets]
+        outside = seen.sum(axis=1)[bets] - inside
+        guess, bound = guesses[bets], bounds[bets]
+        return float((inside * np.log(guess / bound) + outside * np.log((1.0 - guess) / (1.0 - bound))).sum())
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,6 @@
 """What drift is looked for in: each channel puts every row into one of a few categories.
 
-A channel is made from the defining half of a reference and holds all that it needs to judge new rows. What is betted on
+A channel is made from the defining half of a reference and holds all that it needs to judge new rows. What is bet on
 the categories belongs in `bin_evidence.py` and `cell_evidence.py`, which rows make a reference in `reference.py`.
 """
 
@@ -26,7 +26,6 @@ COMMON = 0.005
 """Least share of the reference that a label of its own has; rarer ones are "another"."""
 
 WORD = re.compile(r"\w+")
-OTHER = "another"
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune_platform.drift.bin_evidence import BinEvidence, Null
-from finetune_platform.drift.cell_evidence import CellEvidence, CellNull
 from finetune_platform.drift.null_bounds import Ints, Vectors
 from finetune_platform.drift.reference import Reference
 from finetune_platform.drift.rows import TrafficRow
+from finetune_platform.drift.wealth import Wealth
 
 LIMIT = 365.0
 """Without drift an alarm comes, on average, no earlier than after so many ticks."""
@@ -25,12 +24,12 @@ class Evidence:
     """
 
     ticks: int
-    channels: Mapping[str, BinEvidence | CellEvidence]
+    channels: Mapping[str, Wealth]
 
     @classmethod
     def none(cls, reference: Reference) -> "Evidence":
         """Before the first tick."""
-        return cls(0, {channel.name: _none(channel.categories, null) for channel, null in reference.channels})
+        return cls(0, {channel.name: null.begin() for channel, null in reference.channels})
 
     @property
     def e_value(self) -> float:
@@ -49,7 +48,7 @@ class Evidence:
             categories: By channel, of the rows that count; in an order that does not depend on what they say.
         """
         after = {
-            channel.name: self.channels[channel.name].seen(null, categories[channel.name])  # type: ignore[arg-type]
+            channel.name: null.bet(self.channels[channel.name], categories[channel.name])
             for channel, null in reference.channels
         }
         return Evidence(self.ticks + 1, after)
@@ -58,7 +57,3 @@ class Evidence:
 def categories_of(reference: Reference, rows: Sequence[TrafficRow], vectors: Vectors) -> dict[str, Ints]:
     """Each channel's categories of rows, `(rows,)` each."""
     return {channel.name: channel.of_rows(rows, vectors) for channel, _ in reference.channels}
-
-
-def _none(categories: int, null: Null | CellNull) -> BinEvidence | CellEvidence:
-    return CellEvidence.none(categories) if isinstance(null, CellNull) else BinEvidence.none(categories)

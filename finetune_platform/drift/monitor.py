@@ -11,7 +11,7 @@ import numpy as np
 
 from finetune_platform.database import Database
 from finetune_platform.drift.evidence import LIMIT, Evidence, categories_of
-from finetune_platform.drift.kept_reference import publish_reference, read_reference
+from finetune_platform.drift.kept_reference import REFERENCE_VERSION, publish_reference, read_reference
 from finetune_platform.drift.null_bounds import Vectors
 from finetune_platform.drift.rows import TrafficRow, counted
 from finetune_platform.drift.state import Champion, Known, keep, known_of
@@ -19,7 +19,7 @@ from finetune_platform.drift.tables import DriftTick
 from finetune_platform.errors import BadInput
 from finetune_platform.identity import content_id
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import ChannelRecord, DriftManifest
+from finetune_platform.manifests import ChannelRecord, DriftManifest, ReferenceManifest
 from finetune_platform.progress import Report
 from finetune_platform.task import Task
 
@@ -67,7 +67,7 @@ def look(task: Task, traffic: Traffic, lake: Lake, database: Database, now: date
 
     Raises:
         TransientError: Another look at the same rows was faster.
-        BadInput: The task names another embedder than the reference was made with.
+        BadInput: The reference was made with another embedder, or by a version with other channels.
     """
     until = now - timedelta(minutes=task.drift.settle_minutes)
     known = known_of(database, task.name, traffic.champion)
@@ -82,12 +82,7 @@ def look(task: Task, traffic: Traffic, lake: Lake, database: Database, now: date
     kept: list[int] = []
     if rows:
         embedder = traffic.load_embedder()
-        if embedder.id != manifest.embedder_id:
-            raise BadInput(
-                f"{task.name}: its reference {begun.reference_id} was embedded by {manifest.embedder_id}, "
-                f"drift.embedder is {embedder.id}",
-                f"name the old embedder again, or begin anew: `finetune drift {task.name} --anew`",
-            )
+        _expect_comparable(task, manifest, embedder)
         report(f"{len(rows):,} rows since {begun.seen_until:%Y-%m-%d %H:%M} UTC are embedded")
         vectors = embedder.embed([row.question for row in rows])
         kept = counted(rows, vectors)
@@ -101,6 +96,19 @@ def look(task: Task, traffic: Traffic, lake: Lake, database: Database, now: date
     return _found(task, traffic.champion, begun, after, len(rows), len(kept))
 
 
+def _expect_comparable(task: Task, reference: ReferenceManifest, embedder: Embeds) -> None:
+    """Stops where new rows would be judged by other vectors or other channels than the reference's evidence so far."""
+    for made_by, now, mend in (
+        (reference.embedder_id, embedder.id, "name the old embedder again under drift:"),
+        (f"version {reference.code_version}", f"version {REFERENCE_VERSION}", "go back to the version before"),
+    ):
+        if made_by != now:
+            raise BadInput(
+                f"{task.name}: its reference {reference.artifact_id} was made by {made_by}, this is {now}",
+                f"{mend}, or begin anew: `finetune drift {task.name} --anew`",
+            )
+
+
 def _with_reference(
     task: Task, traffic: Traffic, known: Known, until: datetime, lake: Lake, report: Report
 ) -> Known | DriftManifest:
@@ -109,10 +117,14 @@ def _with_reference(
     rows = traffic.read(known.seen_until, until)
     if len(rows) < wanted:
         return _gathering(task, champion, known.seen_until, until, len(rows), len(rows))
-    report(f"{len(rows):,} rows are embedded for the reference")
     embedder = traffic.load_embedder()
-    vectors = embedder.embed([row.question for row in rows])
-    kept = counted(rows, vectors)[:wanted]
+    vectors, kept = embedder.embed([]), list[int]()
+    # As many at a time as are wanted: a task that was watched late has a log of months, and needs its beginning.
+    while len(kept) < wanted and len(vectors) < len(rows):
+        more = rows[len(vectors) : len(vectors) + wanted]
+        report(f"{len(more):,} of {len(rows):,} rows are embedded for the reference")
+        vectors = np.concatenate([vectors, embedder.embed([row.question for row in more])])
+        kept = counted(rows[: len(vectors)], vectors)[:wanted]
     if len(kept) < wanted:
         return _gathering(task, champion, known.seen_until, until, len(rows), len(kept))
     chosen = [rows[i] for i in kept]

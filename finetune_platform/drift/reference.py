@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune_platform.drift.bin_evidence import Null
+from finetune_platform.drift.bin_evidence import BinNull
 from finetune_platform.drift.cell_evidence import CellNull
 from finetune_platform.drift.channels import Channel, Labelled, Measured, Mix, Novelty, vocabulary
 from finetune_platform.drift.null_bounds import Ints, Vectors
@@ -35,7 +35,7 @@ class Reference:
     """
 
     rows: int
-    channels: tuple[tuple[Channel, Null | CellNull], ...]
+    channels: tuple[tuple[Channel, BinNull | CellNull], ...]
 
     @property
     def names(self) -> list[str]:
@@ -55,7 +55,7 @@ def make_reference(rows: Sequence[TrafficRow], vectors: Vectors, *, answered: bo
     defining, held_out = [rows[i] for i in order[:half]], [rows[i] for i in order[half:]]
     first, second = vectors[order[:half]], vectors[order[half:]]
     mix = Mix.of(first)
-    made: list[tuple[Channel, Null | CellNull]] = [
+    made: list[tuple[Channel, BinNull | CellNull]] = [
         (mix, CellNull.of(_counts(mix, defining, first), _counts(mix, held_out, second), SET_LEVEL))
     ]
     channels: list[Channel] = [Novelty.of(first, second)]
@@ -63,7 +63,7 @@ def make_reference(rows: Sequence[TrafficRow], vectors: Vectors, *, answered: bo
         channels.append(Measured.of(name, defining, vocabulary(defining) if name == "unknown words" else frozenset()))
     for name in (*LABELS_OF_QUESTIONS, *(LABELS_OF_ANSWERS if answered else ())):
         channels.append(Labelled.of(name, defining))
-    made += [(channel, Null.of(_counts(channel, held_out, second), LEVEL)) for channel in channels]
+    made += [(channel, BinNull.of(_counts(channel, held_out, second), LEVEL)) for channel in channels]
     return Reference(len(rows), tuple(made))
 
 

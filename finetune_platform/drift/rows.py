@@ -46,6 +46,7 @@ def counted(rows: Sequence[TrafficRow], vectors: Vectors) -> list[int]:
         rows: Of one tick.
         vectors: Of their questions, of length one, `(rows, dimension)`.
     """
+    held = np.empty_like(vectors)
     sessions: set[str] = set()
     questions: set[str] = set()
     kept: list[int] = []
@@ -53,8 +54,9 @@ def counted(rows: Sequence[TrafficRow], vectors: Vectors) -> list[int]:
         question = " ".join(re.findall(r"\w+", row.question.lower()))
         if question in questions or (row.session and row.session in sessions):
             continue
-        if kept and float(np.max(vectors[kept] @ vectors[number])) >= NEAR_DUPLICATE:
+        if kept and float(np.max(held[: len(kept)] @ vectors[number])) >= NEAR_DUPLICATE:
             continue
+        held[len(kept)] = vectors[number]
         questions.add(question)
         sessions.add(row.session)
         kept.append(number)

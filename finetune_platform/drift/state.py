@@ -2,18 +2,16 @@
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from finetune_platform.database import Database
 from finetune_platform.database_engine import serialize
-from finetune_platform.drift.bin_evidence import BinEvidence
-from finetune_platform.drift.cell_evidence import CellEvidence
-from finetune_platform.drift.channels import Mix
 from finetune_platform.drift.evidence import Evidence
 from finetune_platform.drift.tables import DriftState, DriftTick
+from finetune_platform.drift.wealth import Wealth
 from finetune_platform.errors import TransientError
 
 
@@ -92,10 +90,8 @@ def _known(session: Session, task: str, champion: Champion) -> Known:
         return Known(None, None, champion.since, None)
     if state.reference_id is None:
         return Known(None, None, state.seen_until, None)
-    channels = {name: _channel(name, kept) for name, kept in state.evidence.items()}
+    channels = {
+        name: Wealth(tuple(kept["logs"]), tuple(tuple(counts) for counts in kept["counts"]))
+        for name, kept in state.evidence.items()
+    }
     return Known(state.reference_id, Evidence(state.ticks, channels), state.seen_until, state.alarm_since)
-
-
-def _channel(name: str, kept: dict[str, Any]) -> BinEvidence | CellEvidence:
-    wealth, counts = tuple(kept["log_wealth"]), tuple(tuple(row) for row in kept["counts"])
-    return CellEvidence(wealth, counts) if name == Mix.name else BinEvidence(wealth, counts)

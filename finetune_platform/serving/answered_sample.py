@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from finetune_platform.lake import Lake
+from finetune_platform.retrieval.prompt import question_of
 from finetune_platform.serving.interactions import DAY, Sampler, interactions_path
 from finetune_platform.task import Task
 
@@ -71,7 +72,7 @@ def _answered(row: dict[str, Any]) -> Answered:
     return Answered(
         interaction_id=row["interaction_id"],
         timestamp=row["timestamp"],
-        question=_question(row["request"]),
+        question=question_of(json.loads(row["request"] or "{}").get("messages") or []),
         answer=_answer(row["response"]),
         session=row["session"] or "",
         tenant=row["tenant"] or "",
@@ -81,15 +82,6 @@ def _answered(row: dict[str, Any]) -> Answered:
         failed=row["error"] is not None,
         latency_ms=row["latency_ms"],
     )
-
-
-def _question(request: str | None) -> str:
-    messages = json.loads(request or "{}").get("messages") or []
-    asked = [message for message in messages if message.get("role") == "user"]
-    content = asked[-1].get("content") if asked else ""
-    if isinstance(content, list):
-        content = " ".join(str(part.get("text", "")) for part in content)
-    return str(content or "")
 
 
 def _answer(response: str | None) -> str | None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from finetune_platform.drift.bin_evidence import BinEvidence, Null, growth_rates
+from finetune_platform.drift.bin_evidence import BinNull, growth_rates
 from finetune_platform.drift.null_bounds import Floats
+from finetune_platform.drift.wealth import Wealth
 
 COUNTS = np.array([1250, 750, 250, 125, 75, 25, 12, 8, 5])
 
@@ -56,34 +57,34 @@ def test_the_bet_grows_as_fast_as_a_numerical_optimum() -> None:
 
 
 def test_a_category_that_becomes_frequent_is_found_at_once() -> None:
-    null, rng = Null.of(COUNTS, 0.02), np.random.default_rng(0)
+    null, rng = BinNull.of(COUNTS, 0.02), np.random.default_rng(0)
     now = 0.9 * COUNTS / COUNTS.sum()
     now[-1] += 0.1
-    assert BinEvidence.none(9).seen(null, rng.choice(9, 200, p=now)).e_value > 1e4
+    assert null.bet(null.begin(), rng.choice(9, 200, p=now)).e_value > 1e4
 
 
 def test_a_change_late_is_found_as_soon_as_an_early_one() -> None:
-    null, rng = Null.of(COUNTS, 0.02), np.random.default_rng(0)
-    evidence = BinEvidence.none(9)
+    null, rng = BinNull.of(COUNTS, 0.02), np.random.default_rng(0)
+    evidence = null.begin()
     for _ in range(300):
-        evidence = evidence.seen(null, rng.choice(9, 200, p=COUNTS / COUNTS.sum()))
+        evidence = null.bet(evidence, rng.choice(9, 200, p=COUNTS / COUNTS.sum()))
     assert evidence.e_value < 100
     now = 0.9 * COUNTS / COUNTS.sum()
     now[-1] += 0.1
-    assert evidence.seen(null, rng.choice(9, 200, p=now)).e_value > 1e4
+    assert null.bet(evidence, rng.choice(9, 200, p=now)).e_value > 1e4
 
 
 def test_a_tick_without_rows_changes_nothing() -> None:
-    null = Null.of(COUNTS, 0.02)
-    evidence = BinEvidence.none(9).seen(null, np.array([8] * 12))
-    assert evidence.seen(null, np.array([], dtype=np.int64)).e_value >= evidence.e_value
+    null = BinNull.of(COUNTS, 0.02)
+    evidence = null.bet(null.begin(), np.array([8] * 12))
+    assert null.bet(evidence, np.array([], dtype=np.int64)).e_value >= evidence.e_value
 
 
 def test_the_state_is_json_of_a_size_that_does_not_grow() -> None:
-    null, rng = Null.of(COUNTS, 0.02), np.random.default_rng(1)
-    evidence = BinEvidence.none(9)
+    null, rng = BinNull.of(COUNTS, 0.02), np.random.default_rng(1)
+    evidence = null.begin()
     for _ in range(50):
-        evidence = evidence.seen(null, rng.choice(9, 200, p=COUNTS / COUNTS.sum()))
+        evidence = null.bet(evidence, rng.choice(9, 200, p=COUNTS / COUNTS.sum()))
     kept = json.loads(json.dumps(asdict(evidence)))
-    again = BinEvidence(tuple(kept["log_wealth"]), tuple(tuple(row) for row in kept["counts"]))
+    again = Wealth(tuple(kept["logs"]), tuple(tuple(row) for row in kept["counts"]))
     assert again == evidence and np.array(evidence.counts).shape == (3, 9)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finetune_platform.drift.cell_evidence import CellEvidence, CellNull, exceeding
+from finetune_platform.drift.cell_evidence import CellNull
 from finetune_platform.drift.null_bounds import Floats
 
 CELLS = 60
@@ -19,9 +19,9 @@ def null_of(mix: Floats, rng: np.random.Generator, half: int = 2500) -> CellNull
 def first_alarm(
     null: CellNull, mix: Floats, rng: np.random.Generator, rows: int, ticks: int, limit: float
 ) -> int | None:
-    evidence = CellEvidence.none(CELLS)
+    evidence = null.begin()
     for number in range(1, ticks + 1):
-        evidence = evidence.seen(null, rng.choice(CELLS, rows, p=mix))
+        evidence = null.bet(evidence, rng.choice(CELLS, rows, p=mix))
         if evidence.e_value >= limit:
             return number
     return None
@@ -58,4 +58,4 @@ def test_the_cells_that_grew_are_named() -> None:
     null = null_of(mix, rng)
     known = np.full(CELLS, 20.0)
     known[[3, 7]] = 120.0
-    assert np.flatnonzero(exceeding(null, known)).tolist() == [3, 7]
+    assert np.flatnonzero(null.exceeding(known)).tolist() == [3, 7]
