@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from finetune_platform.drift.languages import language
 from finetune_platform.drift.null_bounds import Floats, Ints, Vectors
 from finetune_platform.drift.rows import TrafficRow
 
@@ -191,6 +192,7 @@ MEASURES: dict[str, Callable[[TrafficRow, frozenset[str]], float | None]] = {
 
 LABELS: dict[str, Callable[[TrafficRow], str]] = {
     "script": script,
+    "language": lambda row: language(row.question),
     "answers": lambda row: "none" if row.answer is None else row.answer.strip(),
     "format": lambda row: "none" if row.format_valid is None else ("valid" if row.format_valid else "invalid"),
     "refusals": lambda row: "refused" if row.refused else "answered",

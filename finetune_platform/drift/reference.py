@@ -22,7 +22,7 @@ SET_LEVEL = 0.005
 
 QUESTIONS = ("length of questions", "unknown words")
 ANSWERS = ("length of answers", "latency")
-LABELS_OF_QUESTIONS = ("script",)
+LABELS_OF_QUESTIONS = ("script", "language")
 LABELS_OF_ANSWERS = ("answers", "format", "refusals", "errors")
 
 

@@ -19,6 +19,7 @@ from finetune_platform.drift.channels import (
     unknown_words,
     vocabulary,
 )
+from finetune_platform.drift.languages import language
 from finetune_platform.drift.null_bounds import Vectors
 from finetune_platform.drift.rows import TrafficRow, counted
 
@@ -46,6 +47,24 @@ def directions(rng: np.random.Generator, rows: int, around: Vectors | None = Non
 )
 def test_the_script_of_most_letters(question: str, expected: str) -> None:
     assert script(row(question)) == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("My card was declined in Berlin yesterday", "en"),
+        ("Ich habe meine Karte in Berlin verloren", "de"),
+        ("No he recibido la tarjeta que pedí la semana pasada", "es"),
+        ("私のカードはどこですか", "ja"),
+        ("card", "unsure"),
+        ("Hallo", "unsure"),
+        ("123 …!", "unsure"),
+        ("", "unsure"),
+        ("\x00\ud800", "unsure"),
+    ],
+)
+def test_the_language_is_named_where_it_is_sure(question: str, expected: str) -> None:
+    assert language(question) == expected
 
 
 def test_unknown_words_are_a_share() -> None:

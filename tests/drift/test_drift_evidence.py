@@ -63,7 +63,7 @@ def first_alarm(traffic: Traffic, reference: Reference, n: int, ticks: int, **ch
 
 def test_all_channels_are_watched() -> None:
     names = Traffic(0).reference(600).names
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 12
     assert Evidence.none(Traffic(0).reference(600)).e_value == 1.0
 
 
@@ -97,6 +97,6 @@ def test_a_reference_of_questions_alone_needs_no_answers() -> None:
     traffic = Traffic(3)
     reference = make_reference(*traffic.rows(1000), answered=False)
     assert reference.names == [
-        "mix of questions", "novelty of questions", "length of questions", "unknown words", "script",
+        "mix of questions", "novelty of questions", "length of questions", "unknown words", "script", "language",
     ]  # fmt: skip
     assert first_alarm(traffic, reference, 200, 3, foreign=0.3) == 1
