@@ -2,6 +2,7 @@
 ended."""
 
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,7 +40,7 @@ class Meanings:
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
     def _vector(self, text: str) -> Any:
-        rng = np.random.default_rng(abs(hash(text)) % 2**32)
+        rng = np.random.default_rng(zlib.crc32(text.encode()))
         centre = np.random.default_rng(99 if text.startswith(STRANGE) else len(text) % 7).normal(size=24)
         return centre + 0.4 * rng.normal(size=24)
 
