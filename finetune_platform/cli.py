@@ -158,7 +158,7 @@ def key_create(
     task: Annotated[list[str], typer.Option("--task", help="A task that it may use, or * for all; again for more.")],
     role: Annotated[
         list[str] | None,
-        typer.Option("--role", help="caller (default), operator, reviewer or auditor; again for more."),
+        typer.Option("--role", help="caller (default), operator, reviewer, lead or auditor; again for more."),
     ] = None,
     tenant: Annotated[str, typer.Option("--tenant", help="The tenant that it speaks for.")] = "",
     expires_days: Annotated[float | None, typer.Option("--expires-days", help="Default: it does not expire.")] = None,

@@ -73,11 +73,15 @@ class SourceRecord(Record):
 
 
 class RawManifest(Manifest):
-    """`raw_examples`: canonical rows (`examples.parquet`) and refused ones (`rejected.parquet`)."""
+    """`raw_examples`: canonical rows (`examples.parquet`) and refused ones (`rejected.parquet`).
+
+    `labels` of the rows are what experts and users decided. Parents: `expert_labels`, where there are some.
+    """
 
     FOLDER = "raw_examples"
 
     rows: int
+    labels: int = 0
     sources: list[SourceRecord]
     funnel: list[FunnelStep]
 
@@ -247,6 +251,45 @@ class DriftManifest(Manifest):
     e_value: float
     limit: float
     channels: list[ChannelRecord]
+
+
+class BatchManifest(Manifest):
+    """`review_batch`: `items.parquet`, the rows that were chosen for people, with why and how likely each was.
+
+    `chosen` counts them by selection. Parents: `drift_report`, where an alarm asked for it.
+    """
+
+    FOLDER = "review_batches"
+
+    cause: str
+    reason: str
+    rows: int
+    chosen: dict[str, int]
+    candidates: int
+    since: str
+    until: str
+
+
+class LabelsManifest(Manifest):
+    """`expert_labels`: `labels.parquet`, the label of each prompt as it stands.
+
+    `by_source` counts the rows by who gave them, `replaced` are labels that a better or newer one of the same prompt
+    overrules, `distrusted` those below the task's trust. Agreement, hours and cost are the newest batch's. Parents:
+    `review_batch`, the newest one, where there is one; `batches` names all that the rows come from.
+    """
+
+    FOLDER = "label_sets"
+
+    rows: int
+    by_source: dict[str, int]
+    replaced: int
+    distrusted: int
+    batches: list[str]
+    alpha: float | None
+    alpha_lower: float | None
+    alpha_upper: float | None
+    hours: float
+    cost: float
 
 
 def expect_same(what: str, ours: str, theirs: str, place: str) -> None:

@@ -128,4 +128,7 @@ REJECTED_SCHEMA = pa.schema(
 """A row set aside: where it came from, which step refused it, a countable reason, the sentence for a person, and
 the row itself (at most `REJECTED_CONTENT_CHARS` characters)."""
 
+LABELS_NAME = "labels.parquet"
+"""The file of a label set: what `labeling/` writes and `curation/` reads."""
+
 REJECTED_CONTENT_CHARS = 2000

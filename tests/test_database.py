@@ -15,7 +15,9 @@ from sqlalchemy import create_engine, inspect, text
 from finetune_platform.audit import AuditEntry
 from finetune_platform.database import HEAD, Artifact, Base, Database
 from finetune_platform.database_engine import MIGRATIONS, VERSION_TABLE
+from finetune_platform.drift.tables import DriftTick
 from finetune_platform.errors import BadInput, StorageFailed, Unreachable
+from finetune_platform.labeling.tables import ReviewBatchRow
 from finetune_platform.manifests import Manifest
 from finetune_platform.serving.tables import RouteChange
 
@@ -145,7 +147,8 @@ def test_processes_that_use_a_new_database_first_at_the_same_time_all_succeed(da
 def test_the_revisions_make_the_tables_that_the_models_describe(database: Database, database_url: str) -> None:
     database.upgrade()
     # Importing a module of tables adds them to the metadata.
-    assert {AuditEntry.__tablename__, RouteChange.__tablename__} <= set(Base.metadata.tables)
+    tables = {model.__tablename__ for model in (AuditEntry, RouteChange, DriftTick, ReviewBatchRow)}
+    assert tables <= set(Base.metadata.tables)
     with create_engine(database_url).connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         assert compare_metadata(context, Base.metadata) == []

@@ -17,11 +17,13 @@ from finetune_platform.assets.row_checks import check_specs, checked, docs_path
 from finetune_platform.curation.collect import CURATION_VERSION, collect
 from finetune_platform.database import Database
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import RawManifest
+from finetune_platform.manifests import LabelsManifest, RawManifest
 from finetune_platform.registry.making import note_making
 from finetune_platform.resources.failures import user_failures
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.task import Task
+
+LABELS = "expert_labels"
 
 
 def raw_examples(task: Task) -> AssetsDefinition:
@@ -46,15 +48,17 @@ def raw_examples(task: Task) -> AssetsDefinition:
         from finetune_platform.curation.expectation_frames import raw_frame
 
         with user_failures():
-            raw = collect(task, lake, workbench.cache, context.log.info)
+            labels = _labels(task, lake, database)
+            raw = collect(task, lake, workbench.cache, context.log.info, labels)
             yield from checked(raw_frame(lake, raw), "raw", task, key, raw, lake)
-        note_making(database, task, "raw_examples", raw, CURATION_VERSION)
+        note_making(database, task, "raw_examples", raw, CURATION_VERSION, [labels] if labels else [])
         yield MaterializeResult(
             asset_key=key,
             value=raw,
             metadata={
                 **provenance(raw, lake),
                 "dagster/row_count": raw.rows,
+                "labels": raw.labels,
                 "rejected rows": sum(s.rejected for s in raw.sources),
                 "sources": "\n".join(f"{s.uri} ({s.format}): {s.rows} rows, sha256 {s.sha256}" for s in raw.sources),
                 "funnel": funnel_table(raw.funnel),
@@ -64,3 +68,11 @@ def raw_examples(task: Task) -> AssetsDefinition:
         )
 
     return build
+
+
+def _labels(task: Task, lake: Lake, database: Database) -> LabelsManifest | None:
+    """What people have decided so far; without them the sources alone are read."""
+    latest = database.latest_artifact(task.name, LABELS)
+    return (
+        None if latest is None else lake.manifest(LabelsManifest, LabelsManifest.path_of(task.name, latest.artifact_id))
+    )

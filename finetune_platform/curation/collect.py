@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from finetune_platform.curation.label_rows import read_labels
 from finetune_platform.curation.parquet_rows import ParquetRows
 from finetune_platform.curation.rejections import Rejected
 from finetune_platform.curation.sources import SourceReader
@@ -15,7 +16,7 @@ from finetune_platform.errors import BadInput
 from finetune_platform.identity import content_id
 from finetune_platform.lake import Lake
 from finetune_platform.locations import SourceFile, find_files
-from finetune_platform.manifests import MANIFEST_NAME, FunnelStep, RawManifest
+from finetune_platform.manifests import MANIFEST_NAME, FunnelStep, LabelsManifest, RawManifest
 from finetune_platform.progress import Report, Ticker
 from finetune_platform.rows import EXAMPLE_SCHEMA, REJECTED_SCHEMA
 from finetune_platform.task import Source, Task
@@ -26,8 +27,10 @@ CURATION_VERSION = "1"
 _ROWS_BETWEEN_REPORTS = 1_000
 
 
-def collect(task: Task, lake: Lake, cache_dir: Path, report: Report) -> RawManifest:
-    """Reads every source of `task` and publishes `{task}/raw_examples/{id}/` in the lake.
+def collect(
+    task: Task, lake: Lake, cache_dir: Path, report: Report, labels: LabelsManifest | None = None
+) -> RawManifest:
+    """Reads every source of `task`, and its labels, and publishes `{task}/raw_examples/{id}/` in the lake.
 
     The id is a hash of all rows, refused ones included, so the same sources give the same folder and nothing is
     written twice. Memory holds a batch of rows, not a file.
@@ -37,6 +40,7 @@ def collect(task: Task, lake: Lake, cache_dir: Path, report: Report) -> RawManif
         lake: Where rows go, and what `lake:` sources read.
         cache_dir: Where packages are kept.
         report: Hears one line a file, and progress.
+        labels: What experts and users decided, as it stands; None where there is nothing yet.
 
     Returns:
         The manifest; that of the earlier run where the rows are already there.
@@ -46,13 +50,13 @@ def collect(task: Task, lake: Lake, cache_dir: Path, report: Report) -> RawManif
             been written then.
     """
     found = [(source, file) for source in task.sources for file in _files(source, task, lake, cache_dir, report)]
-    if not found:
+    if not found and labels is None:
         raise BadInput(
             f"{task.path or task.name}: sources: none of the {len(task.sources)} sources has a file",
             "put rows into one of them: " + ", ".join(source.uri for source in task.sources),
         )
     with tempfile.TemporaryDirectory(prefix="raw_examples-") as temp:
-        manifest = _read_into(Path(temp), task, found, report)
+        manifest = _read_into(Path(temp), task, found, lake, labels, report)
         (Path(temp) / MANIFEST_NAME).write_bytes(manifest.to_bytes())
         lake.publish(Path(temp), manifest.path)
     return lake.manifest(RawManifest, manifest.path)
@@ -65,7 +69,14 @@ def _files(source: Source, task: Task, lake: Lake, cache_dir: Path, report: Repo
     return files
 
 
-def _read_into(folder: Path, task: Task, found: list[tuple[Source, SourceFile]], report: Report) -> RawManifest:
+def _read_into(
+    folder: Path,
+    task: Task,
+    found: list[tuple[Source, SourceFile]],
+    lake: Lake,
+    labels: LabelsManifest | None,
+    report: Report,
+) -> RawManifest:
     """Writes both Parquet files into `folder`; the manifest of what they hold."""
     readers = []
     with (
@@ -74,6 +85,10 @@ def _read_into(folder: Path, task: Task, found: list[tuple[Source, SourceFile]],
     ):
         for source, file in found:
             readers.append(_read_file(file, source, task, examples, refused, report))
+        if labels is not None:
+            for example in read_labels(lake, labels):
+                examples.add(name_strata(example, task.curation.strata).record())
+            report(f"{labels.artifact_id}: {labels.rows:,} labels read")
     _judge(task, readers)
     raw_id = content_id("raw", {"examples": examples.content_hash, "rejected": refused.content_hash})
     reasons = sum((reader.reasons for reader in readers), Counter())
@@ -83,8 +98,10 @@ def _read_into(folder: Path, task: Task, found: list[tuple[Source, SourceFile]],
     return RawManifest(
         artifact_id=raw_id,
         task=task.name,
+        parents={} if labels is None else {"expert_labels": labels.artifact_id},
         code_version=CURATION_VERSION,
         rows=examples.rows,
+        labels=0 if labels is None else labels.rows,
         sources=[reader.record for reader in readers],
         funnel=[step],
     )

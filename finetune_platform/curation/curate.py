@@ -19,6 +19,7 @@ from finetune_platform.curation.groups import assign_groups
 from finetune_platform.curation.length import CountTokens, drop_long
 from finetune_platform.curation.sifting import Sifted, with_places
 from finetune_platform.curation.split import assign_splits
+from finetune_platform.curation.superseded import drop_superseded
 from finetune_platform.errors import BadInput
 from finetune_platform.identity import content_id, file_sha256
 from finetune_platform.lake import Lake
@@ -67,6 +68,8 @@ def curate(
 
     rows = keep("empty", drop_empty(rows))
     # Before the tokens are counted, which costs most.
+    if raw.labels:
+        rows = keep("superseded", drop_superseded(rows))
     rows = keep("exact_duplicates", drop_exact_duplicates(rows))
     rows = keep("contradictions", drop_contradictions(rows))
     rows = keep("length", drop_long(rows, task.curation.max_tokens, task.system_prompt, count_tokens, report))

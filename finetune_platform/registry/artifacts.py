@@ -12,10 +12,12 @@ from finetune_platform.errors import BadInput
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import (
     AdapterManifest,
+    BatchManifest,
     DatasetManifest,
     DriftManifest,
     EvaluationManifest,
     IndexManifest,
+    LabelsManifest,
     Manifest,
     RawManifest,
     ReferenceManifest,
@@ -36,6 +38,8 @@ KINDS: dict[str, type[Manifest]] = {
     "retrieval_index": IndexManifest,
     "drift_reference": ReferenceManifest,
     "drift_report": DriftManifest,
+    "review_batch": BatchManifest,
+    "expert_labels": LabelsManifest,
 }
 """Every asset that makes an artifact, those beside the chain too."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from finetune_platform.database import Database
 from finetune_platform.identity import content_id
 from finetune_platform.manifests import Manifest, Record
-from finetune_platform.registry.artifacts import CHAIN
+from finetune_platform.registry.artifacts import KINDS
 from finetune_platform.task import Task
 
 DECIDED_BY: dict[str, tuple[str, ...]] = {
@@ -73,7 +73,7 @@ def settings_of(task: Task, asset: str) -> dict[str, str]:
 
 def asset_of(manifest: Manifest) -> str:
     """The asset that makes manifests of this kind."""
-    return next(asset for asset, kind in CHAIN.items() if isinstance(manifest, kind))
+    return next(asset for asset, kind in KINDS.items() if isinstance(manifest, kind))
 
 
 def _at(values: Mapping[str, Any], key: str) -> Any:

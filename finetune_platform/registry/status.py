@@ -22,6 +22,8 @@ from finetune_platform.registry.making import Making, last_making, settings_of
 from finetune_platform.rows import Split
 from finetune_platform.task import Task
 
+LABELS = "expert_labels"
+
 State = Literal["in place", "missing", "stale"]
 
 
@@ -71,7 +73,7 @@ def status(
     """
     latest = {row.asset: row for row in database.artifacts_of(task.name)}
     manifests = {asset: _stored(lake, latest[asset]) for asset in CHAIN if asset in latest}
-    assets: dict[str, AssetStatus] = {}
+    assets = _labels(latest.get(LABELS))
     for asset in CHAIN:
         manifest = manifests.get(asset)
         if manifest is None:
@@ -83,13 +85,18 @@ def status(
     dataset, evaluation = manifests.get("curated_dataset"), manifests.get("evaluation_report")
     return TaskStatus(
         task=task.name,
-        assets=list(assets.values()),
+        assets=[assets[asset] for asset in CHAIN],
         champion=database.current(task.name, "champion"),
         candidate=database.current(task.name, "candidate"),
         dataset_rows={k: v.rows for k, v in dataset.splits.items()} if isinstance(dataset, DatasetManifest) else {},
         verdict=evaluation.verdict if isinstance(evaluation, EvaluationManifest) else None,
         headline=evaluation.headline if isinstance(evaluation, EvaluationManifest) else None,
     )
+
+
+def _labels(latest: Artifact | None) -> dict[str, AssetStatus]:
+    """What people decided, as an input of the chain; they are never stale, only other ones."""
+    return {LABELS: AssetStatus(asset=LABELS, state="in place", artifact_id=latest.artifact_id if latest else None)}
 
 
 def _asset(
@@ -108,6 +115,7 @@ def _asset(
         because = [*_changed_code(making, code_version), *_changed_settings(making, task, asset)]
         because += [*_changed_parents(making, upstream)]
     if isinstance(manifest, RawManifest):
+        because += _new_labels(making, upstream[LABELS].artifact_id)
         because += _changed_sources(manifest, sources)
     return AssetStatus(
         asset=asset,
@@ -137,6 +145,11 @@ def _changed_parents(making: Making, upstream: Mapping[str, AssetStatus]) -> lis
         elif now.state == "stale":
             reasons.append(f"{parent} is stale")
     return reasons
+
+
+def _new_labels(making: Making | None, now: str | None) -> list[str]:
+    known = making is not None and LABELS in making.parents
+    return [f"{LABELS} {now} are new"] if now is not None and making is not None and not known else []
 
 
 def _changed_sources(manifest: RawManifest, sources: Mapping[str, str | None]) -> list[str]:

@@ -3,8 +3,10 @@
 from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
-Permission = Literal["answer", "feedback", "read_status", "change_routes", "review", "read_audit", "manage_keys"]
-Role = Literal["caller", "operator", "reviewer", "auditor"]
+Permission = Literal[
+    "answer", "feedback", "read_status", "change_routes", "review", "adjudicate", "read_audit", "manage_keys"
+]
+Role = Literal["caller", "operator", "reviewer", "lead", "auditor"]
 
 PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -13,6 +15,7 @@ ALLOWED: Mapping[str, frozenset[Permission]] = {
     "caller": frozenset({"answer", "feedback"}),
     "operator": frozenset({"read_status", "change_routes"}),
     "reviewer": frozenset({"review"}),
+    "lead": frozenset({"review", "adjudicate"}),
     "auditor": frozenset({"read_status", "read_audit"}),
 }
 """`manage_keys` belongs to no role: a key that could make keys could give itself every other right. Whoever can write

@@ -189,6 +189,7 @@ def test_who_may_do_what() -> None:
         "caller": {"answer", "feedback"},
         "operator": {"read_status", "change_routes"},
         "reviewer": {"review"},
+        "lead": {"review", "adjudicate"},
         "auditor": {"read_status", "read_audit"},
     }
     assert not allows([], "answer") and not allows(["admin"], "answer")
