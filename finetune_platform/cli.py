@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from finetune_platform.cli_drift import drift
 from finetune_platform.cli_ensemble import ensemble_app
+from finetune_platform.cli_notify import notify_app
 from finetune_platform.cli_options import AnyTask, Json, Reason, TaskName
 from finetune_platform.cli_route import route_app
 from finetune_platform.errors import FinetuneError
@@ -59,6 +60,7 @@ app.add_typer(key_app, name="key")
 app.add_typer(audit_app, name="audit")
 app.add_typer(route_app, name="route")
 app.add_typer(ensemble_app, name="ensemble")
+app.add_typer(notify_app, name="notify")
 app.command("drift")(drift)
 
 

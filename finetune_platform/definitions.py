@@ -23,7 +23,9 @@ from finetune_platform.resources.storage import DatabaseResource, LakeResource
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.sensors.chain import chain_job, chain_schedule
 from finetune_platform.sensors.new_data import new_data_sensor
+from finetune_platform.sensors.notify import notify_sensor
 from finetune_platform.sensors.rollout_step import rollout_job, rollout_step_sensor
+from finetune_platform.sensors.run_failure import run_failures_sensor
 from finetune_platform.settings import Settings, settings
 from finetune_platform.task import Task
 from finetune_platform.task_file import find_tasks
@@ -59,7 +61,11 @@ def build_defs(tasks: Sequence[Task] | None = None, resources: Mapping[str, Any]
     per_task = [_definitions_of(task) for task in found]
     per_task += [_retrieval_of(task) for task in found if task.retrieval is not None]
     return Definitions.merge(
-        Definitions(resources={**build_resources(place), **(resources or {})}, executor=in_process_executor),
+        Definitions(
+            resources={**build_resources(place), **(resources or {})},
+            executor=in_process_executor,
+            sensors=[notify_sensor(found, place), run_failures_sensor(found)],
+        ),
         *per_task,
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from finetune_platform.errors import BadInput
@@ -34,6 +34,9 @@ class Settings(BaseSettings):
         oidc_roles_claim: Claim with a person's roles, or the path to it: `realm_access.roles`.
         otlp_endpoint: An OTLP/HTTP collector, such as `http://127.0.0.1:4318`; "" sends no traces.
         otlp_traces_endpoint: The whole address for traces, where it is not `/v1/traces` below `otlp_endpoint`.
+        notify_urls: Who hears of events, Apprise URLs with names: `ops=slack://…, mail=mailtos://…`; "" for nobody.
+        dagster_url: Where people open Dagster's UI, for links in messages.
+        gateway_url: Where people open the gateway's pages, for links in messages.
     """
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
@@ -52,6 +55,9 @@ class Settings(BaseSettings):
     oidc_roles_claim: str = "roles"
     otlp_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     otlp_traces_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    notify_urls: SecretStr = SecretStr("")
+    dagster_url: str = ""
+    gateway_url: str = ""
 
     @field_validator("oidc_issuer")
     @classmethod
@@ -80,6 +86,15 @@ class Settings(BaseSettings):
         if endpoint and (url.scheme not in ("http", "https") or not url.hostname):
             raise ValueError("must be an address such as http://collector:4318")
         return endpoint
+
+    @field_validator("dagster_url", "gateway_url")
+    @classmethod
+    def can_be_opened(cls, address: str) -> str:
+        """A link that leads nowhere is worse than none."""
+        url = urlsplit(address)
+        if address and (url.scheme not in ("http", "https") or not url.hostname):
+            raise ValueError("must be an address such as https://finetune.example")
+        return address.removesuffix("/")
 
     @field_validator("database_url")
     @classmethod

@@ -12,8 +12,10 @@ from finetune_platform.database import Database
 from finetune_platform.definitions import build_defs
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import MANIFEST_NAME
+from finetune_platform.notifications.outbox import newest
 from finetune_platform.registry.artifacts import CHAIN
 from finetune_platform.sensors.chain import STAGES
+from finetune_platform.sensors.run_failure import tell
 from finetune_platform.serving import routes
 from finetune_platform.settings import Settings, settings
 from finetune_platform.task import Task
@@ -107,6 +109,14 @@ def test_a_failed_hard_gate_keeps_the_adapter_out_and_its_report_in(
     report = json.loads(lake.get(f"{task.name}/evaluations/{evaluation.artifact_id}/report.json"))
     assert report["verdict"] != "pass"
     assert database.latest_artifact(task.name, "registered_adapter") is None
+    # People hear of the gate, and not of a failed run besides.
+    assert not tell(instance, database, result.dagster_run, [task.name])
+    [told] = newest(database, task.name, 9)
+    assert (told.kind, told.link) == (
+        "gate_failed",
+        f"lake:{task.name}/evaluations/{evaluation.artifact_id}/report.html",
+    )
+    assert "exact_match" in told.what
     # Nor does materializing it alone: a check blocks only within its own run.
     alone = run(task, instance, "registered_adapter")
     assert not alone.success

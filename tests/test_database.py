@@ -12,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
+from finetune_platform.announcements import Notification
 from finetune_platform.audit import AuditEntry
 from finetune_platform.database import HEAD, Artifact, Base, Database
 from finetune_platform.database_engine import MIGRATIONS, VERSION_TABLE
@@ -147,7 +148,7 @@ def test_processes_that_use_a_new_database_first_at_the_same_time_all_succeed(da
 def test_the_revisions_make_the_tables_that_the_models_describe(database: Database, database_url: str) -> None:
     database.upgrade()
     # Importing a module of tables adds them to the metadata.
-    tables = {model.__tablename__ for model in (AuditEntry, RouteChange, DriftTick, ReviewBatchRow)}
+    tables = {model.__tablename__ for model in (AuditEntry, RouteChange, DriftTick, Notification, ReviewBatchRow)}
     assert tables <= set(Base.metadata.tables)
     with create_engine(database_url).connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})

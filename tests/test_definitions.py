@@ -16,7 +16,19 @@ from finetune_platform.settings import Settings, settings
 from finetune_platform.task_file import load_task
 
 REPOSITORY = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "peft", "trl", "great_expectations", "mlflow", "ray", "daft", "matplotlib", "scipy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "great_expectations",
+    "mlflow",
+    "ray",
+    "daft",
+    "matplotlib",
+    "scipy",
+    "apprise",
+)
 
 
 def python(code: str, **environment: str) -> str:
@@ -86,6 +98,7 @@ def test_no_password_stands_in_what_the_ui_shows(
     from dagster._serdes import serialize_value
 
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@127.0.0.1/db")
+    monkeypatch.setenv("NOTIFY_URLS", "ops=json://user:hunter2@127.0.0.1")
     settings.cache_clear()
     task_file(name="one")  # type: ignore[operator]
     shown = serialize_value(RepositorySnap.from_def(build_defs().get_repository_def()))

@@ -126,6 +126,22 @@ def test_traces_go_where_the_standard_variables_say(monkeypatch: pytest.MonkeyPa
     assert settings().traces_endpoint == "https://traces.example/otlp"
 
 
+def test_public_addresses_begin_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_URL", "https://dagster.example/")
+    monkeypatch.setenv("GATEWAY_URL", "https://models.example/v")
+    assert (settings().dagster_url, settings().gateway_url) == ("https://dagster.example", "https://models.example/v")
+    monkeypatch.setenv("DAGSTER_URL", "dagster.example")
+    settings.cache_clear()
+    with pytest.raises(BadInput, match=r"DAGSTER_URL: .*https://"):
+        settings()
+
+
+def test_who_is_told_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_URLS", "slack://hunter2/b/c")
+    assert settings().notify_urls.get_secret_value() == "slack://hunter2/b/c"
+    assert "hunter2" not in repr(settings())
+
+
 @pytest.mark.parametrize("endpoint", ["collector:4317", "/v1/traces", "http://"])
 def test_a_collector_needs_a_whole_address(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)

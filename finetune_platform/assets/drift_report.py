@@ -19,6 +19,7 @@ from dagster import (
 )
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from finetune_platform.announcements import Event, announce, dagster_page
 from finetune_platform.assets.presentation import provenance, table
 from finetune_platform.database import Database
 from finetune_platform.lake import Lake
@@ -60,6 +61,7 @@ def drift_report(task: Task) -> AssetsDefinition:
             traffic = _traffic(task, lake, database, workbench)
             found = look(task, traffic, lake, database, datetime.now(UTC), context.log.info)
             publish_report(lake, found)
+            _announce_alarm(database, found)
         context.log.info(found.headline)
         return MaterializeResult(
             asset_key=key,
@@ -84,6 +86,20 @@ def drift_report(task: Task) -> AssetsDefinition:
         )
 
     return build
+
+
+def _announce_alarm(database: Database, found: DriftManifest) -> None:
+    """Once an alarm: it stands until its reference is given up, whatever later looks find."""
+    if found.status == "alarm":
+        event = Event(
+            kind="alarm",
+            task=found.task,
+            subject=found.parents["drift_reference"],
+            what=f"{found.headline}; evidence {found.e_value:,.0f}, alarm at {found.limit:,.0f}",
+            link=dagster_page(f"assets/{found.task}/{ASSET}"),
+            next_step=f"`finetune drift {found.task}` shows it channel by channel",
+        )
+        announce(database, event)
 
 
 def drift_job(task: Task) -> UnresolvedAssetJobDefinition:

@@ -19,6 +19,7 @@ from dagster import (
     asset,
 )
 
+from finetune_platform.announcements import Event, announce, lake_file
 from finetune_platform.assets.presentation import comparison_table, link, provenance
 from finetune_platform.assets.trained_adapter import GPU_POOL
 from finetune_platform.database import Database
@@ -68,6 +69,7 @@ def evaluation_report(task: Task) -> AssetsDefinition:
         with user_failures():
             champion = _champion(task, lake, database)
             evaluation = _evaluation(task, dataset, training, champion, lake, workbench, context.log.info)
+        _announce_blocked(database, evaluation)
         for result in evaluation.gates:
             yield _check(result, key)
         note_making(database, task, "evaluation_report", evaluation, EVALUATION_VERSION, [training, dataset])
@@ -100,6 +102,21 @@ def _evaluation(
     engine = Engine(model.path)
     report(f"evaluation: computing in {engine.precision.dtype}: {engine.precision.reason}")
     return evaluate(task, dataset, training, champion, engine, lake, workbench.work / "evaluations", report)
+
+
+def _announce_blocked(database: Database, evaluation: EvaluationManifest) -> None:
+    """Once an evaluation: its gates keep the adapter out, now and whenever it is asked for again."""
+    if blocking := evaluation.blocking:
+        gates = "; ".join(f"{gate.name}: {gate.verdict}, {gate.reason}" for gate in blocking)
+        event = Event(
+            kind="gate_failed",
+            task=evaluation.task,
+            subject=evaluation.artifact_id,
+            what=f"{evaluation.headline}. Hard gates not passed: {gates}",
+            link=lake_file(f"{evaluation.path}/report.html"),
+            next_step="read the report; improve data or training and run again, or add test rows where a gate is open",
+        )
+        announce(database, event)
 
 
 def _champion(task: Task, lake: Lake, database: Database) -> AdapterManifest | None:

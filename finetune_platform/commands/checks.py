@@ -45,13 +45,14 @@ class Checked(Record):
         return not any(p.severity == "error" for p in self.problems)
 
 
-def check_task_file(path: Path, lake_url: str, cache_dir: Path) -> Checked:
+def check_task_file(path: Path, lake_url: str, cache_dir: Path, notify_urls: str = "") -> Checked:
     """Reads a task file and checks what it points to.
 
     Args:
         path: The file.
         lake_url: For sources and base models in the lake.
         cache_dir: Where packages are kept.
+        notify_urls: The setting that the names in `notifications.to` are looked up in.
     """
     try:
         task = load_task(path)
@@ -64,6 +65,7 @@ def check_task_file(path: Path, lake_url: str, cache_dir: Path) -> Checked:
         partial(check_schedule, task),
         partial(check_owners, task),
         partial(check_slices, task),
+        partial(check_notifications, task, notify_urls),
     ]
     return Checked(path=str(path), task=task.name, problems=[p for check in checks for p in _all_of(check)])
 
@@ -148,6 +150,20 @@ def check_slices(task: Task) -> Iterator[Problem]:
         if gate.slice != "all" and gate.slice not in named:
             text = f"evaluation.gates: slice {gate.slice} is named by no rule of curation.strata"
             yield Problem(severity="warning", problem=text, mend="add a rule, unless the rows bring this stratum")
+
+
+def check_notifications(task: Task, notify_urls: str) -> Iterator[Problem]:
+    """Whether those who should hear of the task's events are known.
+
+    Raises:
+        BadInput: NOTIFY_URLS cannot be read, or has no target of a name that the task wants.
+    """
+    from finetune_platform.notifications.targets import MEND, chosen, problem_of, targets_of
+
+    for target in chosen(targets_of(notify_urls), task.notifications.to, task.name):
+        if problem := problem_of(target):
+            text = f"notifications: NOTIFY_URLS: {target.name}: {problem}"
+            yield Problem(severity="error", problem=text, mend=MEND)
 
 
 def _all_of(check: Callable[[], Iterator[Problem]]) -> Iterator[Problem]:

@@ -50,6 +50,7 @@ def check_all(settings: Settings) -> Iterator[Check]:
     yield _reached("mlflow", lambda: check_mlflow(settings.mlflow_tracking_uri))
     yield check_tasks(settings.tasks_dir)
     yield check_dagster_home(settings)
+    yield _reached("notify", lambda: check_notify(settings.notify_urls.get_secret_value()))
     yield check_browser()
 
 
@@ -197,6 +198,20 @@ def check_dagster_home(settings: Settings) -> Check:
         return Check(name="dagster", state="warn", message=f"{home}: dagster.yaml is edited by hand", mend=mend)
     told = "made by the first `finetune run` or `finetune up`" if state == "absent" else "dagster.yaml in place"
     return Check(name="dagster", state="ok", message=f"{home}: {told}")
+
+
+def check_notify(notify_urls: str) -> Check:
+    """Whether anybody hears of alarms and rollbacks; nothing is sent."""
+    from finetune_platform.notifications.targets import MEND, problem_of, targets_of
+
+    targets = targets_of(notify_urls)
+    if not targets:
+        message = "NOTIFY_URLS is not set: alarms and rollbacks are kept, and nobody is told"
+        return Check(name="notify", state="ok", message=message)
+    if problems := [f"{target.name}: {problem}" for target in targets if (problem := problem_of(target))]:
+        return Check(name="notify", state="fail", message=f"NOTIFY_URLS: {'; '.join(problems)}", mend=MEND)
+    told = ", ".join(f"{target.name} ({target.schema})" for target in targets)
+    return Check(name="notify", state="ok", message=f"{told}; `finetune notify test` sends a message")
 
 
 def check_browser() -> Check:

@@ -34,11 +34,21 @@ def user_failures() -> Iterator[None]:
 
 def failure_of_run(instance: DagsterInstance, run_id: str) -> FinetuneError:
     """What ended a failed run, as the library raised it where it did."""
-    entries = instance.all_logs(run_id, of_type={DagsterEventType.STEP_FAILURE})
-    events = [entry.dagster_event for entry in entries if entry.dagster_event is not None]
-    if not events:
+    event = _first_failure(instance, run_id)
+    if event is None:
         return TransientError(f"run {run_id} ended before a step did", "read its log: `finetune up`")
-    return failure_of_step(events[0])
+    return failure_of_step(event)
+
+
+def failed_step_of_run(instance: DagsterInstance, run_id: str) -> str | None:
+    """The asset whose step failed first; None where the run ended without one."""
+    event = _first_failure(instance, run_id)
+    return None if event is None or event.step_key is None else event.step_key.rpartition("__")[2]
+
+
+def _first_failure(instance: DagsterInstance, run_id: str) -> DagsterEvent | None:
+    entries = instance.all_logs(run_id, of_type={DagsterEventType.STEP_FAILURE})
+    return next((entry.dagster_event for entry in entries if entry.dagster_event is not None), None)
 
 
 def failure_of_step(event: DagsterEvent) -> FinetuneError:

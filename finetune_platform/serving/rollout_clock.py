@@ -1,6 +1,6 @@
 """The gateway's own look at rollouts: a canary that does harm is taken back within seconds, with or without Dagster.
 
-It also forgets traffic counts that no rollout and no plot asks for any more.
+It also has people told of it, and forgets traffic counts that no rollout and no plot asks for any more.
 """
 
 import logging
@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from finetune_platform.database import Database
 from finetune_platform.errors import FinetuneError
 from finetune_platform.serving import rollouts
+from finetune_platform.serving.messenger import Messenger
 from finetune_platform.serving.traffic import forget
 from finetune_platform.task import Task
 
@@ -29,11 +30,14 @@ class RolloutClock:
     Args:
         tasks: Whose rollouts.
         database: Where they are stored.
+        messenger: Has people told.
         every_s: Seconds between two looks.
     """
 
-    def __init__(self, tasks: Sequence[Task], database: Database, every_s: float = EVERY_S) -> None:
-        self._tasks, self._database, self._every_s = tasks, database, every_s
+    def __init__(
+        self, tasks: Sequence[Task], database: Database, messenger: Messenger, every_s: float = EVERY_S
+    ) -> None:
+        self._tasks, self._database, self._messenger, self._every_s = tasks, database, messenger, every_s
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rollout-clock", daemon=True)
 
@@ -44,12 +48,14 @@ class RolloutClock:
         self._ending.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._messenger.stop()
 
     def _run(self) -> None:
         forgotten_at = float("-inf")
         while not self._ending.wait(self._every_s):
             for task in self._tasks:
                 self._tick(task)
+            self._messenger.look()
             if time.monotonic() - forgotten_at > FORGET_EVERY_S:
                 forgotten_at = time.monotonic()
                 self._forget()

@@ -1,4 +1,5 @@
-"""Rollouts as they are stored and carried out: counts in, decision, route, promotion and audit in one transaction.
+"""Rollouts as they are stored and carried out: counts in, decision, route, promotion, audit and
+announcement in one transaction.
 
 The rules are pure and stand in `rollout_rules.py` and `rollout_operations.py`. A process killed anywhere leaves the
 state before or after a whole tick; two that tick at the same time do it one after the other, and the second finds
@@ -25,6 +26,7 @@ from finetune_platform.serving import routes
 from finetune_platform.serving.arm_traffic import arm_counts, champion_arms, slow_limit_before
 from finetune_platform.serving.plan import BASE, Plan, without
 from finetune_platform.serving.rollout_evidence import ArmCounts
+from finetune_platform.serving.rollout_news import announce_decision, announce_demotion
 from finetune_platform.serving.rollout_progress import TERMINAL, Progress, new_progress
 from finetune_platform.serving.rollout_rules import Decision, advance
 from finetune_platform.serving.routes import edited
@@ -186,6 +188,7 @@ def demote(database: Database, task: str, *, actor: str, reason: str) -> str | N
             action="route.demote",
             reason=reason,
         )
+        announce_demotion(session, task, champion, route.plan.champion, route.version, reason)
         if route.plan.champion is not None:
             _note_champion(session, task, route.plan.champion, actor, reason)
         return route.plan.champion
@@ -272,7 +275,7 @@ def _arms_of(row: RolloutRow, span: Sequence[Told], limit_ms: float | None) -> t
 def _carry_out(
     session: Session, row: RolloutRow, memory: Memory, decision: Decision, actor: str, now: datetime, verb: str = ""
 ) -> Tick:
-    """Writes a decision down: memory, route, promotion and audit entry, together.
+    """Writes a decision down: memory, route, promotion, audit entry and announcement, together.
 
     Args:
         verb: What a person did; empty: the rules decided.
@@ -299,6 +302,7 @@ def _carry_out(
             action=f"route.{decision.action}",
             reason=decision.message,
         )
+        announce_decision(session, row, decision, now)
     if decision.progress.state == "promoted" and decision.action == "finish":
         _note_champion(session, row.task, row.adapter_id, actor, decision.message)
     session.flush()

@@ -31,6 +31,7 @@ from finetune_platform.serving.interaction_ids import InteractionIds, installati
 from finetune_platform.serving.interaction_log import InteractionLog
 from finetune_platform.serving.interactions import Sampler
 from finetune_platform.serving.limits import Limits
+from finetune_platform.serving.messenger import Messenger
 from finetune_platform.serving.metrics import Metrics
 from finetune_platform.serving.noting import Noting
 from finetune_platform.serving.rollout_clock import RolloutClock
@@ -101,7 +102,7 @@ def build_gateway(
         log=interactions,
         noting=noting,
         metrics=metrics,
-        rollout_clock=RolloutClock(tasks, database),
+        rollout_clock=RolloutClock(tasks, database, Messenger(database, bool(place.notify_urls.get_secret_value()))),
         tracing=tracing,
         ensembles=in_passing_thread(lambda: load_ensembles(ensembles, lake, database)).result(),
     )

@@ -12,8 +12,10 @@ from dagster import AssetKey, DagsterInstance
 from typer.testing import CliRunner
 
 from finetune_platform.cli import app
+from finetune_platform.database import Database
 from finetune_platform.definitions import build_defs
 from finetune_platform.lake import Lake
+from finetune_platform.notifications.outbox import newest
 from finetune_platform.serving.interactions import DAY, Interaction
 from finetune_platform.serving.stored_rows import stored, tables_of
 from finetune_platform.settings import Settings
@@ -101,10 +103,18 @@ def test_traffic_that_changes_is_an_alarm_in_dagster_and_on_the_command_line(
     loudest = {record.data["channel"] for record in third["channels"].records[:3]}
     assert loudest >= {"novelty of questions", "unknown words"}
 
+    # Looked at again the alarm stands, and is told once.
+    again = look(path)
+    assert again["verdict"] == "alarm"
+    database = Database(settings_env.database_url)
+    [news] = newest(database, "ticket_topics", 9)
+    database.close()
+    assert news.key == f"alarm:ticket_topics:{third['parent/drift_reference']}" and news.what.startswith("drift since")
+
     shown = command("ticket_topics")
     assert "alarm" in shown and "novelty of questions" in shown and "█" in shown
     told = json.loads(command("ticket_topics", "--json"))
-    assert (told["artifact_id"], told["status"]) == (third["id"], "alarm")
+    assert (told["artifact_id"], told["status"]) == (again["id"], "alarm")
     assert [(tick["number"], tick["alarm"]) for tick in told["history"]] == [(1, False), (2, True)]
     assert "another is gathered from now on" in command("ticket_topics", "--anew")
     assert look(path)["headline"] == "gathering the reference of base: 0 of 120 rows"

@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from finetune_platform import audit
 from finetune_platform.database import Database
 from finetune_platform.errors import BadInput
+from finetune_platform.notifications.outbox import newest
 from finetune_platform.serving import rollouts, routes
 from finetune_platform.serving.plan import Plan, choose
 from finetune_platform.serving.routes import edited
@@ -63,6 +64,11 @@ def actions(simulated: Simulation) -> list[str]:
     return [e.action for e in audit.entries(simulated.database) if e.action.startswith("rollout.")]
 
 
+def announced(simulated: Simulation) -> list[tuple[str, str]]:
+    """Kind and first words of what people hear of, oldest first."""
+    return [(row.kind, row.what.partition(":")[0]) for row in reversed(newest(simulated.database, "topics", 99))]
+
+
 def rollout_of(simulated: Simulation, **changes: Any) -> None:
     rules = simulated.task.rollout.model_copy(update=changes)
     simulated.task = simulated.task.model_copy(update={"rollout": rules})
@@ -82,6 +88,7 @@ def test_a_good_canary_earns_its_steps_and_becomes_champion(simulation: Simulati
     assert simulation.memory().progress.slow_limit_ms is not None
     assert actions(simulation) == ["rollout.start", *["rollout.promote_step"] * 3, "rollout.finish"]
     assert audit.verify(simulation.database).broken == []
+    assert announced(simulation) == [("promotion", "ad-2 was promoted to champion")]
     assert simulation.tick() is None
 
 
@@ -96,6 +103,7 @@ def test_a_bad_canary_is_taken_back_and_never_chosen_again(simulation: Simulatio
     assert plan.withdrawn == ["ad-2"] and "ad-2" not in plan.adapters and not plan.allows("ad-2")
     assert {choose(plan, "topics", str(n)).adapter for n in range(1000)} == {"ad-1"}
     assert simulation.database.promotions("topics") == []
+    assert announced(simulation) == [("rollback", "ad-2 was rolled back at 5%")]
     # Its asset may be materialized again: the verdict stands. A person may let it in again.
     again = simulation.start("ad-2")
     assert not again.changed and again.decision.progress.state == "rolled_back"
@@ -125,6 +133,8 @@ def test_a_rollout_without_enough_evidence_is_held_at_its_time_out_and_goes_on_b
     # Guardrails go on watching.
     local.hourly, local.qualities["ad-2"] = 12_000, BAD
     assert [tick.decision.action for tick in local.run(12, until="rolled_back")] == ["roll_back"]
+    told = [("hold", "the rollout of ad-2 is held at 5%"), ("rollback", "ad-2 was rolled back at 5%")]
+    assert announced(local) == told
 
 
 def test_a_step_lasts_its_hours_under_its_own_share_also_where_nobody_ticked_for_days(local: Simulation) -> None:
@@ -349,6 +359,8 @@ def test_a_champion_is_taken_back_for_the_one_before_and_then_for_the_base_model
     assert present.plan() == Plan(champion="ad-1", withdrawn=["ad-2"], salt=present.plan().salt)
     assert present.database.current("topics", "champion") == "ad-1"
     assert rollouts.demote(present.database, "topics", actor="cli:ann", reason="wrong") is None
+    told = announced(present)[-2:]
+    assert [kind for kind, _ in told] == ["rollback"] * 2 and "by hand" in told[0][1]
     assert (present.plan().champion, present.plan().withdrawn) == (None, ["ad-1", "ad-2"])
     with pytest.raises(BadInput, match="no adapter is champion"):
         rollouts.demote(present.database, "topics", actor="cli:ann", reason="wrong")

@@ -1,0 +1,1 @@
+"""library: announcements -> messages that people get."""
