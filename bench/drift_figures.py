@@ -21,11 +21,11 @@ from scipy.stats import ks_2samp
 from finetune_platform.drift.evidence import Evidence, categories_of
 from finetune_platform.drift.null_bounds import Ints
 from finetune_platform.drift.reference import Reference
-from finetune_platform.drift.rows import counted
 from finetune_platform.inference.embedder import Embedder, fetch_embedder
 from finetune_platform.lake import Lake
 from finetune_platform.model_ref import DEFAULT_EMBEDDER
 from finetune_platform.packages import package_file
+from finetune_platform.repeats import counted
 
 ROOT = Path(__file__).parent.parent
 PEER = ROOT / ".finetune" / "peers" / "evidently" / "bin" / "python"

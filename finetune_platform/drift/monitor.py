@@ -13,7 +13,7 @@ from finetune_platform.database import Database
 from finetune_platform.drift.evidence import LIMIT, Evidence, categories_of
 from finetune_platform.drift.kept_reference import REFERENCE_VERSION, publish_reference, read_reference
 from finetune_platform.drift.null_bounds import Vectors
-from finetune_platform.drift.rows import TrafficRow, counted
+from finetune_platform.drift.rows import TrafficRow
 from finetune_platform.drift.state import Champion, Known, keep, known_of
 from finetune_platform.drift.tables import DriftTick
 from finetune_platform.errors import BadInput
@@ -21,6 +21,7 @@ from finetune_platform.identity import content_id
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import ChannelRecord, DriftManifest, ReferenceManifest
 from finetune_platform.progress import Report
+from finetune_platform.repeats import counted
 from finetune_platform.task import Task
 
 MONITOR_VERSION = "1"

@@ -28,7 +28,7 @@ class Item(Record):
         suggestion: What it answered; None where it answered nothing.
         hides_suggestion: People do not see it: their answers show how far it leads them elsewhere.
         selection: Why the row was chosen; only `random` ones measure, `gold` ones measure people.
-        inclusion_probability: Of being chosen; None for gold rows.
+        inclusion_probability: That the batch's random part takes it, whichever part did; None for gold rows.
         score: Of the selection that chose it (novelty, hardness); None where it has none.
         wanted: So many people answer it.
         gold: The known answer of a gold row.

@@ -21,7 +21,7 @@ from finetune_platform.drift.channels import (
 )
 from finetune_platform.drift.languages import language
 from finetune_platform.drift.null_bounds import Vectors
-from finetune_platform.drift.rows import TrafficRow, counted
+from finetune_platform.drift.rows import TrafficRow
 
 NO_VECTORS = np.zeros((0, 4), dtype=np.float32)
 
@@ -118,18 +118,3 @@ def test_cells_follow_the_kinds_of_question_and_are_the_same_again() -> None:
     cells = mix.of_rows([row()] * 400, defining)
     assert not set(cells[:200]) & set(cells[200:])
     assert np.array_equal(mix.centres, Mix.of(defining.copy()).centres)
-
-
-def test_repeats_count_once() -> None:
-    rng = np.random.default_rng(0)
-    vectors = directions(rng, 6)
-    vectors[4] = vectors[3]
-    rows = [
-        row("Where is my card?", session="a"),
-        row("something else", session="a"),
-        row("where is my CARD"),
-        row("lost it"),
-        row("lost it 2"),
-        row("another one"),
-    ]
-    assert counted(rows, vectors) == [0, 3, 5]

@@ -1,0 +1,136 @@
+"""Which rows of traffic experts see: random ones, which measure, hard ones and novel ones, which teach.
+
+How hard a row is, is said in `hardness.py`; how novel, by whoever raised the alarm. What becomes of the chosen rows
+belongs in `composing.py`.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_platform.labeling.items import Selection
+from finetune_platform.labeling.sampling import proportional
+from finetune_platform.labeling.spread import spread
+from finetune_platform.repeats import counted
+from finetune_platform.rows import Message
+from finetune_platform.task_labeling import Labeling
+
+POOL = 5
+"""Hard rows are drawn from so many times as many: the hardest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidate:
+    """A row of traffic that experts may be asked about.
+
+    Attributes:
+        messages: What the model was asked, without the system prompt.
+        suggestion: What it answered; None where it answered nothing.
+        adapter_id: Who answered.
+        question: The text that `vector` is of.
+        vector: Of length one, `(dimension,)`.
+        stratum: A kind of row that the random sample shall hold in proportion.
+        session: Empty where the caller named none.
+        novelty: How unlike the reference it is, on any scale; None where nobody can say.
+        hardness: How likely the answer is wrong, on any scale; None where nobody can say.
+    """
+
+    interaction_id: str
+    messages: tuple[Message, ...]
+    suggestion: str | None
+    adapter_id: str
+    question: str
+    vector: npt.NDArray[np.float32]
+    stratum: str = ""
+    session: str = ""
+    novelty: float | None = None
+    hardness: float | None = None
+
+
+class Chosen(NamedTuple):
+    """A row for experts.
+
+    Attributes:
+        selection: Which part of the batch chose it: random, novel or hard.
+        inclusion_probability: That the random part takes it, in (0, 1]; of rows that another part chose too.
+        score: Its novelty or hardness, where that chose it.
+    """
+
+    candidate: Candidate
+    selection: Selection
+    inclusion_probability: float
+    score: float | None
+
+
+def choose(
+    candidates: Sequence[Candidate], labeling: Labeling, seed: int, labelled: Collection[str] = ()
+) -> list[Chosen]:
+    """The rows of a batch: `labeling.budget`, or all where there are no more.
+
+    One row of each session and of each near-duplicate comes into question. The random part is drawn first, of all of
+    them, every row with the same probability: an average over it needs no weights and speaks for all. Of the rest the
+    most novel come, then hard ones: spread by k-means++ over the hardest. A share whose score nobody could give goes to
+    the random part. The same candidates give the same rows, whatever order they come in.
+
+    Args:
+        candidates: Traffic, of one adapter or several.
+        labeling: The budget and its shares.
+        seed: Of all that is drawn.
+        labelled: Interactions that experts have labelled before; they do not come again.
+    """
+    rng = np.random.default_rng(seed)
+    rows = _in_question(candidates, labelled, rng)
+    if len(rows) <= labeling.budget:
+        return [Chosen(row, "random", 1.0, None) for row in rows]
+    novelty, hardness = _scores([row.novelty for row in rows]), _scores([row.hardness for row in rows])
+    measuring, novel, hard = _shares(labeling, np.isfinite(novelty).any(), np.isfinite(hardness).any())
+    drawn = proportional([row.stratum for row in rows], measuring, rng)
+    left = np.setdiff1d(np.arange(len(rows)), drawn)
+    strange = left[np.argsort(-novelty[left], kind="stable")[:novel]]
+    left = np.setdiff1d(left, strange)
+    pool = left[np.argsort(-hardness[left], kind="stable")[: POOL * hard]]
+    vectors = np.stack([row.vector for row in rows])
+    difficult = pool[spread(vectors[pool], vectors[[*drawn, *strange]], hard, rng)]
+    probability = measuring / len(rows)
+    return [
+        *(Chosen(rows[i], "random", probability, None) for i in drawn),
+        *(Chosen(rows[i], "novel", probability, _score(novelty[i])) for i in strange),
+        *(Chosen(rows[i], "hard", probability, _score(hardness[i])) for i in difficult),
+    ]
+
+
+def _shares(labeling: Labeling, has_novelty: np.bool, has_hardness: np.bool) -> tuple[int, int, int]:
+    """How many rows are chosen at random, for novelty and for hardness; together the budget."""
+    least = max(1, round(labeling.random_share * labeling.budget))
+    novel = min(round(labeling.novel_share * labeling.budget), labeling.budget - least)
+    hard = labeling.budget - least - novel if has_hardness else 0
+    novel = novel if has_novelty else 0
+    return labeling.budget - novel - hard, novel, hard
+
+
+def _in_question(
+    candidates: Sequence[Candidate], labelled: Collection[str], rng: np.random.Generator
+) -> list[Candidate]:
+    """Rows that count, of those that nobody has labelled.
+
+    Of rows that are alike, and of a session, one is taken at random: the first would always be a session's opening.
+    """
+    known = set(labelled)
+    rows = sorted((row for row in candidates if row.interaction_id not in known), key=lambda row: row.interaction_id)
+    rows = [rows[i] for i in rng.permutation(len(rows))]
+    if not rows:
+        return []
+    return [rows[i] for i in counted(rows, np.stack([row.vector for row in rows]))]
+
+
+def _scores(said: Sequence[float | None]) -> npt.NDArray[np.float64]:
+    """Scores as numbers; what nobody could say ranks last."""
+    values = np.array([-np.inf if score is None else score for score in said], dtype=np.float64)
+    return np.where(np.isfinite(values), values, -np.inf)
+
+
+def _score(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
