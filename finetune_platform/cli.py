@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from finetune_platform.cli_base_model import base_model
 from finetune_platform.cli_drift import drift
 from finetune_platform.cli_ensemble import ensemble_app
 from finetune_platform.cli_notify import notify_app
@@ -62,6 +63,7 @@ app.add_typer(route_app, name="route")
 app.add_typer(ensemble_app, name="ensemble")
 app.add_typer(notify_app, name="notify")
 app.command("drift")(drift)
+app.command("base-model")(base_model)
 
 
 @app.callback()

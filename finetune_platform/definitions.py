@@ -9,6 +9,7 @@ from typing import Any
 from dagster import Definitions, definitions, in_process_executor
 
 from finetune_platform.assets import assets_of
+from finetune_platform.assets.base_model_proposal import base_model_job, base_model_proposal
 from finetune_platform.assets.drift_report import drift_job, drift_report, drift_schedule
 from finetune_platform.assets.interactions import (
     interactions_asset,
@@ -21,6 +22,7 @@ from finetune_platform.resources.artifact_io import ArtifactIOManager
 from finetune_platform.resources.local_launcher import LocalLauncher
 from finetune_platform.resources.storage import DatabaseResource, LakeResource
 from finetune_platform.resources.workbench import Workbench
+from finetune_platform.sensors.base_model_update import base_model_sensor
 from finetune_platform.sensors.chain import chain_job, chain_schedule
 from finetune_platform.sensors.new_data import new_data_sensor
 from finetune_platform.sensors.notify import notify_sensor
@@ -75,15 +77,19 @@ def _definitions_of(task: Task) -> Definitions:
     chain, rollout = chain_job(task), rollout_job(task)
     observation, maintenance = interactions_observation(task), interactions_maintenance(task)
     schedule, drift = chain_schedule(task, chain), drift_job(task)
-    looks = drift_schedule(task, drift)
+    looks, proposal = drift_schedule(task, drift), base_model_job(task)
     return Definitions(
-        assets=[*assets_of(task), interactions_asset(task), drift_report(task)],
-        jobs=[chain, rollout, observation, maintenance, drift],
+        assets=[*assets_of(task), interactions_asset(task), drift_report(task), base_model_proposal(task)],
+        jobs=[chain, rollout, observation, maintenance, drift, proposal],
         schedules=[
             *(found for found in (schedule, looks) if found is not None),
             *interactions_schedules(task, observation, maintenance),
         ],
-        sensors=[new_data_sensor(task, chain), rollout_step_sensor(task, rollout)],
+        sensors=[
+            new_data_sensor(task, chain),
+            rollout_step_sensor(task, rollout),
+            base_model_sensor(task, proposal),
+        ],
     )
 
 

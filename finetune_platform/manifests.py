@@ -292,6 +292,24 @@ class LabelsManifest(Manifest):
     cost: float
 
 
+class ProposalManifest(Manifest):
+    """`base_model_proposal`: `proposal.json`, `proposal.html`: what another base model would bring.
+
+    `place` is what `base_model` in the task file would be; `revision` what it amounts to. `next_steps` are sentences.
+    Parents: `registered_adapter` (the champion), `curated_dataset`, `evaluation_report`.
+    """
+
+    FOLDER = "migrations"
+
+    base_model: str
+    revision: str
+    revision_before: str
+    place: dict[str, str | None]
+    recommendation: Literal["retrain", "stay", "no_difference"]
+    headline: str
+    next_steps: list[str]
+
+
 def expect_same(what: str, ours: str, theirs: str, place: str) -> None:
     """Stops where two records that must agree do not.
 

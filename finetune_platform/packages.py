@@ -80,6 +80,40 @@ def package_folder(uri: str, sha256: str, cache_dir: Path, report: Report) -> Pa
     return _kept(uri, sha256, cache_dir, report, Path.is_dir, _extract_folder)
 
 
+def newest_version(name: str) -> str:
+    """The newest version of a package with a wheel for this Python, by pip's own settings; pre-releases do not count.
+
+    Raises:
+        BadInput: The index has no such package.
+        Unreachable: The package index does not answer.
+    """
+    command = [sys.executable, "-m", "pip", "index", "versions", "--only-binary=:all:", "--no-input"]
+    options = ("--disable-pip-version-check", *PIP_PATIENCE)
+    done = subprocess.run([*command, *options, name], capture_output=True, text=True, errors="replace")
+    if done.returncode == 0 and (told := re.search(r"^Available versions: ([^,\s]+)", done.stdout, re.MULTILINE)):
+        return told[1]
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
+    raise _pip_failure(PackageFile(name, "*", ""), f"package://{name}", Path(name), lines)
+
+
+def wheel_sha256(uri: str, cache_dir: Path, report: Report) -> str:
+    """The hash of the wheel that the index has now for a package's version: to pin what was looked at.
+
+    Args:
+        uri: `package://NAME==VERSION/path/in/wheel`.
+        cache_dir: Where there is room for the wheel while it is hashed.
+        report: Hears of the download.
+
+    Raises:
+        BadInput: No such version.
+        Unreachable: The package index does not answer.
+    """
+    with disk_failures(cache_dir):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".hash-", dir=cache_dir) as temp:
+            return file_sha256(_download(parse_package_uri(uri), uri, Path(temp), report))
+
+
 def _kept(
     uri: str,
     sha256: str,

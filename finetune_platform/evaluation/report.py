@@ -27,7 +27,7 @@ def render_report(evidence: Evidence) -> str:
     ordered = sorted(evidence.metrics, key=lambda m: m.name != evidence.primary_metric)
     titles = {m.name: m.title for m in ordered}
     return (
-        _environment()
+        environment()
         .get_template(TEMPLATE)
         .render(
             e=evidence,
@@ -43,7 +43,8 @@ def render_report(evidence: Evidence) -> str:
     )
 
 
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """Where this package's templates are rendered: everything is escaped, and what is not there is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

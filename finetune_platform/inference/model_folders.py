@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from filelock import FileLock
 
@@ -27,6 +27,9 @@ CONVERSION_VERSION = "1"
 """Part of a packaged model's revision: raise it when `gguf_conversion` writes different bytes."""
 
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "*.txt")
+
+
+Place = Literal["hub", "folder", "lake", "package"]
 
 
 class ModelFolder(NamedTuple):
@@ -67,17 +70,39 @@ def fetch_model(ref: ModelRef, folder: Path, lake: Lake, cache_dir: Path, report
         BadInput: Nothing is at that place.
         Unreachable: Nothing is cached and the network does not answer; names three ways out.
     """
-    if ref.uri.startswith("package://"):
+    kind = place_of(ref, folder)
+    if kind == "package":
         return _packaged(ref, lake, cache_dir, report)
-    if ref.uri.startswith("lake:"):
-        return _from_lake(ref, lake, ref.uri.removeprefix("lake:").strip("/"), cache_dir, report)
-    if "://" in ref.uri:
-        parent, _, name = ref.uri.rstrip("/").rpartition("/")
-        return _from_lake(ref, Lake(parent), name, cache_dir, report)
-    local = (folder / Path(ref.uri).expanduser()).resolve()
-    if local.exists() or ref.uri.startswith((".", "/", "~")):
+    if kind == "lake":
+        return _from_lake(ref, *_in_lake(ref, lake), cache_dir, report)
+    if kind == "folder":
+        local = (folder / Path(ref.uri).expanduser()).resolve()
         return ModelFolder(local, ref.name or local.name, _folder_revision(local, ref))
     return _from_hub(ref, lake, cache_dir, report)
+
+
+def place_of(ref: ModelRef, folder: Path) -> Place:
+    """What kind of place a reference names; buckets count as lakes.
+
+    Args:
+        folder: Where a relative local path starts.
+    """
+    if ref.uri.startswith("package://"):
+        return "package"
+    if ref.uri.startswith("lake:") or "://" in ref.uri:
+        return "lake"
+    local = folder / Path(ref.uri).expanduser()
+    return "folder" if local.exists() or ref.uri.startswith((".", "/", "~")) else "hub"
+
+
+def lake_revision(ref: ModelRef, lake: Lake) -> str:
+    """The revision of a model in the lake or in a bucket, without fetching it.
+
+    Raises:
+        BadInput: Nothing is there.
+        Unreachable: The bucket does not answer.
+    """
+    return _listed(ref, *_in_lake(ref, lake))[1]
 
 
 def _packaged(ref: ModelRef, lake: Lake, cache_dir: Path, report: Report) -> ModelFolder:
@@ -111,14 +136,20 @@ def _from_hub(ref: ModelRef, lake: Lake, cache_dir: Path, report: Report) -> Mod
     if lake.exists(pointer):
         revision = json.loads(lake.get(pointer))["revision"]
         return _kept(lake, cache_dir, name, revision, lambda target: _download(ref, revision, target, report), report)
-    revision = _hub_commit(ref, pin)
+    revision = hub_commit(ref, pin)
     model = _kept(lake, cache_dir, name, revision, lambda target: _download(ref, revision, target, report), report)
     # `main` moves; the task keeps the commit it first saw until its revision says otherwise.
     lake.put_new(pointer, canonical_json({"uri": ref.uri, "revision": revision}).encode())
     return model
 
 
-def _hub_commit(ref: ModelRef, pin: str) -> str:
+def hub_commit(ref: ModelRef, pin: str) -> str:
+    """The commit that a branch, a tag or a commit of a hub model is now.
+
+    Raises:
+        BadInput: The hub has no such model or revision.
+        Unreachable: It does not answer; names three ways out.
+    """
     import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
@@ -171,13 +202,26 @@ def _kept(
     return ModelFolder(local, name, revision)
 
 
-def _from_lake(ref: ModelRef, lake: Lake, path: str, cache_dir: Path, report: Report) -> ModelFolder:
+def _in_lake(ref: ModelRef, lake: Lake) -> tuple[Lake, str]:
+    """The lake or bucket of a reference, and the folder in it."""
+    if ref.uri.startswith("lake:"):
+        return lake, ref.uri.removeprefix("lake:").strip("/")
+    parent, _, name = ref.uri.rstrip("/").rpartition("/")
+    return Lake(parent), name
+
+
+def _listed(ref: ModelRef, lake: Lake, path: str) -> tuple[Sequence[ObjectInfo], str]:
+    """The files of a model in a lake, and its revision."""
     objects = lake.list(path + "/")
     if not objects:
         raise BadInput(f"{ref.KEY}.uri: {lake.url_of(path)}: nothing is there", three_ways(ref))
-    name = ref.name or path.rpartition("/")[2].partition("@")[0]
     listing = canonical_json([[o.path, o.size, o.etag] for o in objects])
-    revision = hashlib.sha256(listing.encode()).hexdigest()[:12]
+    return objects, hashlib.sha256(listing.encode()).hexdigest()[:12]
+
+
+def _from_lake(ref: ModelRef, lake: Lake, path: str, cache_dir: Path, report: Report) -> ModelFolder:
+    objects, revision = _listed(ref, lake, path)
+    name = ref.name or path.rpartition("/")[2].partition("@")[0]
     local = cache_dir / "base_models" / f"{name}@{revision}"
     local.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{local}.lock"):

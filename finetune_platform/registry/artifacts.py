@@ -19,6 +19,7 @@ from finetune_platform.manifests import (
     IndexManifest,
     LabelsManifest,
     Manifest,
+    ProposalManifest,
     RawManifest,
     ReferenceManifest,
     TrainingManifest,
@@ -38,6 +39,7 @@ KINDS: dict[str, type[Manifest]] = {
     "retrieval_index": IndexManifest,
     "drift_reference": ReferenceManifest,
     "drift_report": DriftManifest,
+    "base_model_proposal": ProposalManifest,
     "review_batch": BatchManifest,
     "expert_labels": LabelsManifest,
 }
