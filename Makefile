@@ -52,6 +52,7 @@ format: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/python bench/evidence.py gates
 	$(BIN)/python bench/evidence.py canary
+	$(BIN)/python bench/evidence.py ppi
 	$(BIN)/python bench/gateway.py
 	$(BIN)/python bench/engine.py
 

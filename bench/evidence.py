@@ -3,6 +3,7 @@
     python bench/evidence.py gates            # about ten minutes; writes bench/results/evidence_gates.json
     python bench/evidence.py canary           # a quarter of an hour; writes bench/results/evidence_canary.json
     python bench/evidence.py canary --quick   # under a minute, the same code
+    python bench/evidence.py ppi              # ten minutes; writes bench/results/evidence_ppi.json
     python bench/evidence.py drift --data FOLDER   # half an hour; writes bench/results/evidence_drift.json
 
 `drift` runs on real text: FOLDER holds Banking77's train.csv and test.csv (columns text, category); other text comes
@@ -21,6 +22,7 @@ from typing import Any
 import canary_simulations as rollouts
 import drift_figures
 import gate_simulations as simulated
+import ppi_figures
 from reporting import finish
 
 ROWS = (60, 230, 500)
@@ -145,7 +147,7 @@ def _met(figures: dict[str, float], bounds: dict[str, Callable[[float], bool]]) 
     return all(bounds[kind](share) for name, share in figures.items() if (kind := name.partition(",")[0]) in bounds)
 
 
-PROCEDURES: dict[str, Callable[[bool], dict[str, Any]]] = {"gates": gates, "canary": canary}
+PROCEDURES: dict[str, Callable[[bool], dict[str, Any]]] = {"gates": gates, "canary": canary, "ppi": ppi_figures.figures}
 
 if __name__ == "__main__":
     main()
