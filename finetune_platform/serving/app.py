@@ -1,6 +1,6 @@
 """The FastAPI application: endpoints, error shapes and the OpenAPI document. It holds no state: `Gateway` does."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from finetune_platform.serving.gateway import Gateway
 from finetune_platform.serving.openai_types import ChatRequest, CompletionRequest, FeedbackRequest
 from finetune_platform.serving.operator_api import ActionRequest
 from finetune_platform.serving.requests import RequestRefused
+from finetune_platform.serving.site.site import Site
 from finetune_platform.serving.wire import error_body
 
 TITLE = "finetune_platform gateway"
@@ -25,10 +26,16 @@ SCHEMAS = "#/components/schemas/"
 OPEN_PATHS = ("/healthz", "/readyz", "/metrics")
 
 
-def build_app(gateway: Gateway) -> FastAPI:
-    """The application over one gateway, which runs while the application does."""
-    # The page's framework is large; whoever needs the error shapes or schemas of this file alone does not load it.
-    from finetune_platform.serving.page.mount import mount_operator_page
+def build_app(gateway: Gateway, sites: Sequence[Site] = ()) -> FastAPI:
+    """The application over one gateway, which runs while the application does.
+
+    Args:
+        gateway: Which.
+        sites: Places for people beside the operator's page, from packages that know more than this one.
+    """
+    # The pages' framework is large; whoever needs the error shapes or schemas of this file alone does not load it.
+    from finetune_platform.serving.page.operator_site import operator_site
+    from finetune_platform.serving.site.mounting import mount_sites
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -54,7 +61,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _no_such_place)
     app.add_exception_handler(Exception, _broken)
     app.openapi = lambda: openapi_of(app)  # type: ignore[method-assign]
-    mount_operator_page(app, gateway)
+    mount_sites(app, gateway, [operator_site(gateway), *sites])
     return app
 
 

@@ -37,6 +37,7 @@ from finetune_platform.serving.noting import Noting
 from finetune_platform.serving.rollout_clock import RolloutClock
 from finetune_platform.serving.served_task import ServedTask
 from finetune_platform.serving.shadow import Shadow
+from finetune_platform.serving.site.site import Site
 from finetune_platform.serving.tracing import tracing_to
 from finetune_platform.serving.traffic import Traffic
 from finetune_platform.serving.watch import RouteWatch
@@ -131,14 +132,14 @@ class _Engines:
         return resolving.result().path
 
 
-def serve(gateway: Gateway, host: str, port: int) -> None:
+def serve(gateway: Gateway, host: str, port: int, sites: Sequence[Site] = ()) -> None:
     """Serves until it is told to stop; running requests are finished first."""
     import uvicorn
 
     from finetune_platform.serving.one_packet import OnePacketProtocol
 
     config = uvicorn.Config(
-        in_front_of(build_app(gateway)),
+        in_front_of(build_app(gateway, sites)),
         host=host,
         port=port,
         log_level="warning",

@@ -14,9 +14,9 @@ from finetune_platform import audit
 from finetune_platform.errors import Unreachable
 from finetune_platform.serving import rollouts, routes
 from finetune_platform.serving.keys import revoke_key
-from finetune_platform.serving.page import guesses, signing_in
 from finetune_platform.serving.plan import Plan
 from finetune_platform.serving.routes import edited
+from finetune_platform.serving.site import guesses, signing_in
 from finetune_platform.serving.traffic import ArmKey
 from finetune_platform.settings import Settings
 from finetune_platform.task_file import load_task

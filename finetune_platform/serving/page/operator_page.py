@@ -17,8 +17,8 @@ from finetune_platform.serving.page.fragments import fragment
 from finetune_platform.serving.page.offers import Offer, offers_of, place_of
 from finetune_platform.serving.page.panels import panels_of, plots_panel, task_list
 from finetune_platform.serving.page.plots import HOUR, SPANS, Span
-from finetune_platform.serving.page.sessions import Session, Sessions
 from finetune_platform.serving.page.verdicts import verdict_of
+from finetune_platform.serving.site.sessions import Session, Sessions
 from finetune_platform.serving.traffic import bucket_of
 
 REFRESH_S = 2.0

@@ -1,4 +1,4 @@
-"""Who is signed in at the operator's page: keys and tokens in this process's memory, a signed id in the cookie.
+"""Who is signed in at a site: keys and tokens in this process's memory, a signed id in the cookie.
 
 The key itself is looked up anew at every look, so one that is revoked opens nothing from the next look on. How a
 person signs in is `signing_in.py`'s.
@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 from finetune_platform.serving.callers import Caller, Directory, Refused
 from finetune_platform.serving.permissions import Permission
 
-COOKIE = "finetune_operator"
 LASTS_S = 12 * 3600.0
 MOST = 1000
-NEEDED: Permission = "read_status"
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,19 @@ class Session:
 
 
 class Sessions:
-    """Everybody who is signed in at this gateway.
+    """Everybody who is signed in at one site of this gateway.
 
     Args:
         directory: Recognises keys and tokens.
         secret: Signs the cookies.
+        needed: The permission without which nobody gets in.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, directory: Directory, secret: bytes, clock: Callable[[], float] = time.monotonic) -> None:
-        self._directory, self._secret, self._clock = directory, secret, clock
+    def __init__(
+        self, directory: Directory, secret: bytes, needed: Permission, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._directory, self._secret, self._needed, self._clock = directory, secret, needed, clock
         self._open: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -54,7 +55,7 @@ class Sessions:
             The cookie's value.
 
         Raises:
-            Refused: It is nobody's, or may not see the page.
+            Refused: It is nobody's, or may not enter.
         """
         self._recognise(credential)
         session = Session(secrets.token_urlsafe(32), credential, self._clock() + LASTS_S)
@@ -96,7 +97,7 @@ class Sessions:
 
     def _recognise(self, credential: str) -> Caller:
         caller = self._directory.authenticate(f"Bearer {credential}")
-        caller.require(NEEDED)
+        caller.require(self._needed)
         return caller
 
     def _signature(self, session_id: str) -> str:

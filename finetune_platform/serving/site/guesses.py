@@ -1,4 +1,4 @@
-"""Slows down whoever tries keys at the sign-in page: some wrong ones in a minute, and the address has to wait."""
+"""Slows down whoever tries keys at a sign-in page: some wrong ones in a minute, and the address has to wait."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Who is signed in at the page, and who has to wait before the next guess."""
+"""Who is signed in at a site, and who has to wait before the next guess."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from finetune_platform.database import Database
 from finetune_platform.serving.callers import Directory, Refused
 from finetune_platform.serving.keys import create_key, revoke_key
-from finetune_platform.serving.page import sessions as module
-from finetune_platform.serving.page.guesses import MOST, WINDOW_S, Guesses
-from finetune_platform.serving.page.sessions import LASTS_S, Sessions
+from finetune_platform.serving.permissions import Permission
+from finetune_platform.serving.site import sessions as module
+from finetune_platform.serving.site.guesses import MOST, WINDOW_S, Guesses
+from finetune_platform.serving.site.sessions import LASTS_S, Sessions
+
+NEEDED: Permission = "read_status"
 
 
 class Clock:
@@ -34,7 +37,7 @@ def key(database: Database, directory: Directory, role: str = "operator") -> str
 
 
 def test_a_session_ends_with_its_key(database: Database, directory: Directory) -> None:
-    sessions = Sessions(directory, b"s")
+    sessions = Sessions(directory, b"s", NEEDED)
     secret = key(database, directory)
     cookie = sessions.begin(secret)
     session = sessions.of(cookie)
@@ -49,7 +52,7 @@ def test_a_session_ends_with_its_key(database: Database, directory: Directory) -
 
 def test_a_session_ends_by_itself_and_by_hand(database: Database, directory: Directory) -> None:
     clock = Clock()
-    sessions = Sessions(directory, b"s", clock)
+    sessions = Sessions(directory, b"s", NEEDED, clock)
     secret = key(database, directory)
     first, second = sessions.begin(secret), sessions.begin(secret)
     held = sessions.of(second)
@@ -64,13 +67,13 @@ def test_a_session_ends_by_itself_and_by_hand(database: Database, directory: Dir
 
 def test_whoever_may_not_look_is_not_let_in(database: Database, directory: Directory) -> None:
     with pytest.raises(Refused) as refused:
-        Sessions(directory, b"s").begin(key(database, directory, "caller"))
+        Sessions(directory, b"s", NEEDED).begin(key(database, directory, "caller"))
     assert refused.value.status == 403
 
 
 def test_old_sessions_make_room(database: Database, directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST", 2)
-    sessions = Sessions(directory, b"s")
+    sessions = Sessions(directory, b"s", NEEDED)
     secret = key(database, directory)
     cookies = [sessions.begin(secret) for _ in range(3)]
     assert [sessions.of(cookie) is not None for cookie in cookies] == [False, True, True]
@@ -78,7 +81,7 @@ def test_old_sessions_make_room(database: Database, directory: Directory, monkey
 
 @given(st.text())
 def test_no_made_up_cookie_opens_anything(cookie: str) -> None:
-    assert Sessions(Directory.__new__(Directory), b"s").of(cookie) is None
+    assert Sessions(Directory.__new__(Directory), b"s", NEEDED).of(cookie) is None
 
 
 def test_wrong_keys_make_an_address_wait() -> None:
