@@ -17,6 +17,7 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import Record
 from finetune_platform.task import Source, Task
 from finetune_platform.task_file import load_task
+from finetune_platform.user_functions import user_function
 
 FIRST_ROWS = 20
 """Rows read of each source file; the chain reads them all."""
@@ -119,7 +120,7 @@ def check_base_model(task: Task, lake_url: str) -> Iterator[Problem]:
 
 
 def check_metrics(task: Task) -> Iterator[Problem]:
-    """Whether the task's own metrics can be imported.
+    """Whether the task's own metrics, and the function that judges, can be imported.
 
     Raises:
         BadInput: One cannot.
@@ -127,6 +128,8 @@ def check_metrics(task: Task) -> Iterator[Problem]:
     from finetune_platform.evaluation.metrics import build_metrics
 
     build_metrics(task.evaluation)
+    if task.judge and task.judge.scorer:
+        user_function(task.judge.scorer, "judge.scorer")
     yield from ()
 
 

@@ -4,7 +4,6 @@ One shape for all, so that intervals, paired differences, strata and gates need 
 is scored against a gold text is in `text_metrics.py` and `entities.py`; statistics of many rows in `scores.py`.
 """
 
-import importlib
 import inspect
 import math
 import re
@@ -15,8 +14,9 @@ from typing import NamedTuple
 from finetune_platform.errors import BadInput
 from finetune_platform.evaluation.entities import count_entities
 from finetune_platform.evaluation.text_metrics import exact_match, token_f1
-from finetune_platform.identity import canonical_json, content_id
+from finetune_platform.identity import canonical_json
 from finetune_platform.task import EntityFormat, Evaluation
+from finetune_platform.user_functions import user_function
 
 
 class Part(NamedTuple):
@@ -106,25 +106,17 @@ def _valid_format(name: str, pattern: str) -> Metric:
 
 def _custom(name: str) -> Metric:
     """A user's `package.module:function(answer, gold) -> float` in [0, 1], averaged over rows."""
-    module_name, _, function_name = name.partition(":")
-    place, mend = f"evaluation.metrics: {name}", "make the module importable where the platform runs"
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise BadInput(f"{place}: {error}", mend) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise BadInput(f"{place}: {module_name} has no function {function_name}", "correct the name")
+    function, source_id = user_function(name, "evaluation.metrics")
 
     def score(answer: str, gold: str) -> Part:
         value = float(function(answer, gold))
         if not (math.isfinite(value) and 0.0 <= value <= 1.0):
-            raise BadInput(f"{place}: returned {value} for {answer[:80]!r}", "return a number from 0 to 1")
+            problem = f"evaluation.metrics: {name}: returned {value} for {answer[:80]!r}"
+            raise BadInput(problem, "return a number from 0 to 1")
         return Part(value, 1.0)
 
     doc = inspect.getdoc(function) or f"Mean of {name} over rows."
-    source = content_id("cm", inspect.getsource(module))
-    return Metric(name, function_name.replace("_", " "), doc.splitlines()[0], False, score, source)
+    return Metric(name, name.partition(":")[2].replace("_", " "), doc.splitlines()[0], False, score, source_id)
 
 
 def score_rows(metrics: Sequence[Metric], answers: Sequence[str], golds: Sequence[str]) -> list[dict[str, Part]]:

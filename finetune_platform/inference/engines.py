@@ -26,7 +26,7 @@ def build_engine(ref: EngineRef, base_model: Path | None, api_keys: Mapping[str,
         from finetune_platform.inference.in_process import InProcessEngine
 
         return InProcessEngine(base_model)
-    api_key = _key(ref, api_keys)
+    api_key = upstream_key(ref.api_key, api_keys, "serving")
     if ref.kind == "vllm":
         from finetune_platform.inference.vllm import VllmEngine
 
@@ -37,19 +37,29 @@ def build_engine(ref: EngineRef, base_model: Path | None, api_keys: Mapping[str,
     return UpstreamEngine(ref.urls, ref.model, api_key, timeout_s)
 
 
-def _key(ref: EngineRef, api_keys: Mapping[str, str]) -> str | None:
-    if ref.api_key is None:
+def upstream_key(name: str | None, api_keys: Mapping[str, str], place: str) -> str | None:
+    """The key that a task file names; None where it names none.
+
+    Args:
+        name: An entry of `api_keys`.
+        api_keys: UPSTREAM_API_KEYS.
+        place: The section that names it.
+
+    Raises:
+        BadInput: It is not there, or no header can hold it.
+    """
+    if name is None:
         return None
-    if ref.api_key not in api_keys:
+    if name not in api_keys:
         known = ", ".join(sorted(api_keys)) or "it has none"
         raise BadInput(
-            f'serving: api_key "{ref.api_key}" is not in UPSTREAM_API_KEYS ({known})',
-            f"add {ref.api_key}=KEY to UPSTREAM_API_KEYS, or correct the name",
+            f'{place}: api_key "{name}" is not in UPSTREAM_API_KEYS ({known})',
+            f"add {name}=KEY to UPSTREAM_API_KEYS, or correct the name",
         )
-    key = api_keys[ref.api_key]
+    key = api_keys[name]
     if not (key.isascii() and key.isprintable()):
         raise BadInput(
-            f"UPSTREAM_API_KEYS: {ref.api_key} holds characters that a header may not",
+            f"UPSTREAM_API_KEYS: {name} holds characters that a header may not",
             "look for a line break at its end, or a quotation mark from a text editor",
         )
     return key

@@ -26,6 +26,9 @@ ANSWER = {
 USAGE_CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": []} | {
     "usage": ANSWER["usage"]
 }
+SAYS = "says:"
+"""A behaviour that begins so answers, well, what follows."""
+
 HTML = "<!doctype html><html><body><h1>502 Bad Gateway</h1></body></html>"
 
 
@@ -106,6 +109,9 @@ class MisbehavingServer:
         self.seen.append(Seen(request.path, dict(request.headers), body, port))
         name = self._next.popleft() if self._next else self.usually
         try:
+            if name.startswith(SAYS):
+                said = {"index": 0, "message": {"role": "assistant", "content": name.removeprefix(SAYS)}}
+                return web.json_response(ANSWER | {"choices": [said]})
             if name == "answer" and body.get("stream"):
                 name = "stream"
             return await BEHAVIOURS[name](self, request)
