@@ -4,12 +4,11 @@ No script and nothing loaded from anywhere: the page opens the same from a bucke
 content security policy forbids scripts, so an answer that holds one stays text twice over.
 """
 
-import json
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetune_platform.evaluation.evidence import Evidence, Value
 from finetune_platform.evaluation.plots import difference_panels, latency_panel, metric_panels, stratum_panel
+from finetune_platform.report_page import number, page_environment
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -44,71 +43,12 @@ def render_report(evidence: Evidence) -> str:
 
 
 def environment() -> "Environment":
-    """Where this package's templates are rendered: everything is escaped, and what is not there is an error."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("finetune_platform.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=number,
-        signed=signed,
-        interval=interval,
-        money=money,
-        count=count,
-        seconds=seconds,
-        pretty=pretty,
-        sentence=sentence,
-    )
-    return environment
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """`0.71`, or a dash for what was not measured."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def signed(value: float | None, digits: int = 3) -> str:
-    """`+0.031`."""
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
+    """Where this package's templates are rendered."""
+    found = page_environment("finetune_platform.evaluation")
+    found.filters["interval"] = interval
+    return found
 
 
 def interval(value: Value, digits: int = 2) -> str:
     """`0.66 to 0.75`."""
     return "" if value.lower is None else f"{number(value.lower, digits)} to {number(value.upper, digits)}"
-
-
-def money(value: float | None, currency: str) -> str:
-    """An amount with at least two significant digits: `USD 0.0042`."""
-    if value is None:
-        return "–"
-    if value == 0:
-        return f"{currency} 0"
-    digits = max(2, 1 - math.floor(math.log10(abs(value))))
-    return f"{currency} {value:,.{digits}f}"
-
-
-def count(value: float) -> str:
-    """A whole number with separators."""
-    return f"{value:,.0f}"
-
-
-def seconds(milliseconds: float | None) -> str:
-    """Milliseconds as seconds, or as milliseconds where short."""
-    if milliseconds is None:
-        return "–"
-    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.2f} s"
-
-
-def sentence(text: str) -> str:
-    """`text` with a capital at the start; the rest stays as it is ("Entity F1")."""
-    return text[:1].upper() + text[1:]
-
-
-def pretty(value: Any) -> str:
-    """Any record as readable text."""
-    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)

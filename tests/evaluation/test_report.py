@@ -10,7 +10,7 @@ from recorded_chain import Chain, RecordedEngine, good_adapter
 from finetune_platform.evaluation.evaluate import evaluate
 from finetune_platform.evaluation.evidence import Evidence
 from finetune_platform.evaluation.plots import Axis
-from finetune_platform.evaluation.report import money, number, render_report, signed
+from finetune_platform.evaluation.report import render_report
 from finetune_platform.task import Task
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -151,11 +151,6 @@ def test_a_bare_task_has_a_page_too(task: Task, chain: Chain, strata: bool) -> N
     Page(html)
     assert "no hard gate" in manifest.headline and "sets no gates" in html
     assert ("By stratum" in html) == strata and ("Side by side" in html) == strata
-
-
-def test_numbers_as_people_write_them() -> None:
-    assert (number(0.714), number(None), signed(-0.0312)) == ("0.71", "–", "−0.031")
-    assert (money(0.00423, "EUR"), money(1234.5, "USD"), money(0, "USD")) == ("EUR 0.0042", "USD 1,234.50", "USD 0")
 
 
 @pytest.mark.parametrize(
