@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def page_environment(package: str) -> "Environment":
-    """Templates of a package, which may extend `report_page.html.j2`. Every value is escaped, a missing one an error."""
+    """Templates of a package, which may extend `report_page.html.j2`; values are escaped, a missing one is an error."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

@@ -1,6 +1,8 @@
 """`drift_report`: what each look at the traffic finds, beside a frozen reference; and when it looks."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dagster import (
@@ -20,7 +22,7 @@ from dagster import (
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from finetune_platform.announcements import Event, announce, dagster_page
-from finetune_platform.assets.presentation import provenance, table
+from finetune_platform.assets.presentation import link, provenance, table
 from finetune_platform.database import Database
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import DriftManifest
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from finetune_platform.drift.monitor import Traffic
 
 ASSET = "drift_report"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 def drift_report(task: Task) -> AssetsDefinition:
@@ -55,13 +57,17 @@ def drift_report(task: Task) -> AssetsDefinition:
         workbench: Workbench,
     ) -> MaterializeResult[DriftManifest]:
         from finetune_platform.drift.monitor import look
-        from finetune_platform.drift.publication import publish_report
+        from finetune_platform.drift.publication import PAGE_NAME, publish_report
+        from finetune_platform.drift.reporting import report_on
 
         with user_failures():
             traffic = _traffic(task, lake, database, workbench)
             found = look(task, traffic, lake, database, datetime.now(UTC), context.log.info)
-            publish_report(lake, found)
+            # First: an alarm is told even where its report cannot be written.
             _announce_alarm(database, found)
+            report = report_on(task, traffic, found, lake, database, context.log.info)
+            publish_report(lake, report)
+        cause = report.changes.cause if report.changes else None
         context.log.info(found.headline)
         return MaterializeResult(
             asset_key=key,
@@ -71,6 +77,8 @@ def drift_report(task: Task) -> AssetsDefinition:
                 **provenance(found, lake),
                 "verdict": found.status,
                 "headline": found.headline,
+                "report": link(lake, f"{found.path}/{PAGE_NAME}"),
+                **({"suspected cause": f"{cause.kind}: {cause.because}"} if cause else {}),
                 "champion": found.champion,
                 "evidence": found.e_value,
                 "limit": found.limit,
@@ -128,15 +136,16 @@ def _traffic(task: Task, lake: Lake, database: Database, workbench: Workbench) -
     from finetune_platform.drift.rows import TrafficRow
     from finetune_platform.drift.state import Champion
     from finetune_platform.inference.embedder import Embedder, fetch_embedder, load_embedder
-    from finetune_platform.serving.answered_sample import answered_sample
+    from finetune_platform.serving.answered_sample import answered_days
     from finetune_platform.serving.routes import champion_since
 
     champion = Champion(*champion_since(database, task.name))
 
-    def read(after: datetime, until: datetime) -> list[TrafficRow]:
-        rows = answered_sample(lake, task, champion.name, after, until)
-        return [TrafficRow(**row._asdict()) for row in rows]
+    def read(after: datetime, until: datetime) -> Iterator[list[TrafficRow]]:
+        for day in answered_days(lake, task, champion.name, after, until):
+            yield [TrafficRow(**row._asdict()) for row in day]
 
+    @lru_cache(maxsize=1)
     def embedder() -> Embedder:
         folder = fetch_embedder(task.drift.embedder, task.folder, lake, workbench.cache, lambda line: None)
         return load_embedder(folder)

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +66,22 @@ def publish_reference(
     return manifest
 
 
-def read_reference(lake: Lake, task: str, reference_id: str) -> tuple[ReferenceManifest, Reference]:
+class KeptReference(NamedTuple):
+    """A reference as the lake holds it.
+
+    Attributes:
+        channels: Made of the rows.
+        rows: Both halves.
+        vectors: Of their questions, `(rows, dimension)`.
+    """
+
+    manifest: ReferenceManifest
+    channels: Reference
+    rows: list[TrafficRow]
+    vectors: Vectors
+
+
+def read_reference(lake: Lake, task: str, reference_id: str) -> KeptReference:
     """A reference as `publish_reference` wrote it.
 
     Raises:
@@ -76,4 +92,4 @@ def read_reference(lake: Lake, task: str, reference_id: str) -> tuple[ReferenceM
     table = pq.read_table(pa.BufferReader(lake.get(f"{path}/{ROWS_NAME}")))
     vectors = np.array(table.column("vector").to_pylist(), dtype=np.float32)
     rows = [TrafficRow(**record) for record in table.drop_columns(["vector"]).to_pylist()]
-    return manifest, make_reference(rows, vectors)
+    return KeptReference(manifest, make_reference(rows, vectors), rows, vectors)

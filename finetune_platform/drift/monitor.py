@@ -3,7 +3,7 @@
 A look may be repeated after any failure and may run twice at once: rows enter the evidence once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
@@ -14,6 +14,7 @@ from finetune_platform.drift.evidence import LIMIT, Evidence, categories_of
 from finetune_platform.drift.kept_reference import REFERENCE_VERSION, publish_reference, read_reference
 from finetune_platform.drift.null_bounds import Vectors
 from finetune_platform.drift.rows import TrafficRow
+from finetune_platform.drift.sample import sampled
 from finetune_platform.drift.state import Champion, Known, keep, known_of
 from finetune_platform.drift.tables import DriftTick
 from finetune_platform.errors import BadInput
@@ -24,7 +25,7 @@ from finetune_platform.progress import Report
 from finetune_platform.repeats import counted
 from finetune_platform.task import Task
 
-MONITOR_VERSION = "1"
+MONITOR_VERSION = "2"
 
 MOST_ROWS = 5000
 """Of a longer tick as many rows, drawn at random, are embedded: more would find nothing that these do not."""
@@ -43,12 +44,12 @@ class Traffic(NamedTuple):
 
     Attributes:
         champion: Whose it is; a new champion begins anew.
-        read: Gives the rows after one moment up to another, oldest first.
+        read: Gives the rows after one moment up to another, oldest first, in pieces that fit into memory.
         load_embedder: Called where there are rows to look at.
     """
 
     champion: Champion
-    read: Callable[[datetime, datetime], Sequence[TrafficRow]]
+    read: Callable[[datetime, datetime], Iterable[Sequence[TrafficRow]]]
     load_embedder: Callable[[], Embeds]
 
 
@@ -76,20 +77,21 @@ def look(task: Task, traffic: Traffic, lake: Lake, database: Database, now: date
     if isinstance(begun, DriftManifest):
         return begun
     assert begun.reference_id is not None
-    manifest, reference = read_reference(lake, task.name, begun.reference_id)
-    evidence = begun.evidence or Evidence.none(reference)
-    logged = traffic.read(begun.seen_until, until)
-    rows = _at_most(logged, evidence.ticks)
+    reference = read_reference(lake, task.name, begun.reference_id)
+    evidence = begun.evidence or Evidence.none(reference.channels)
+    rows, logged, last = sampled(traffic.read(begun.seen_until, until), MOST_ROWS, evidence.ticks)
     kept: list[int] = []
     if rows:
         embedder = traffic.load_embedder()
-        _expect_comparable(task, manifest, embedder)
-        report(f"{len(rows):,} rows since {begun.seen_until:%Y-%m-%d %H:%M} UTC are embedded")
+        _expect_comparable(task, reference.manifest, embedder)
+        report(f"{len(rows):,} of {logged:,} rows since {begun.seen_until:%Y-%m-%d %H:%M} UTC are embedded")
         vectors = embedder.embed([row.question for row in rows])
         kept = counted(rows, vectors)
-        evidence = evidence.seen(reference, categories_of(reference, [rows[i] for i in kept], vectors[kept]))
+        evidence = evidence.seen(
+            reference.channels, categories_of(reference.channels, [rows[i] for i in kept], vectors[kept])
+        )
     # The newest row's moment, not now: what a gateway could not flush while the lake was away may still come.
-    seen_until = logged[-1].timestamp if logged else begun.seen_until
+    seen_until = last or begun.seen_until
     alarm_since = begun.alarm_since or (seen_until if evidence.is_alarm else None)
     after = Known(begun.reference_id, evidence, seen_until, alarm_since)
     tick = _tick(task, begun, after, len(rows), len(kept)) if rows else None
@@ -115,29 +117,25 @@ def _with_reference(
 ) -> Known | DriftManifest:
     """A reference of the first rows that count; what is there so far where they are too few."""
     champion, wanted = traffic.champion, task.drift.reference_rows
-    rows = traffic.read(known.seen_until, until)
-    if len(rows) < wanted:
-        return _gathering(task, champion, known.seen_until, until, len(rows), len(rows))
-    embedder = traffic.load_embedder()
-    vectors, kept = embedder.embed([]), list[int]()
-    # As many at a time as are wanted: a task that was watched late has a log of months, and needs its beginning.
-    while len(kept) < wanted and len(vectors) < len(rows):
-        more = rows[len(vectors) : len(vectors) + wanted]
-        report(f"{len(more):,} of {len(rows):,} rows are embedded for the reference")
-        vectors = np.concatenate([vectors, embedder.embed([row.question for row in more])])
-        kept = counted(rows[: len(vectors)], vectors)[:wanted]
-    if len(kept) < wanted:
-        return _gathering(task, champion, known.seen_until, until, len(rows), len(kept))
+    rows, kept, known_vectors = list[TrafficRow](), list[int](), list[Vectors]()
+    pieces, embedded = iter(traffic.read(known.seen_until, until)), 0
+    # No more of the log is read than is wanted: a task that was watched late has months of it, and needs the first.
+    while len(kept) < wanted:
+        while len(rows) - embedded < wanted and (piece := next(pieces, None)) is not None:
+            rows += piece
+        more = rows[embedded : embedded + wanted]
+        if len(rows) < wanted or not more:
+            return _gathering(task, champion, known.seen_until, until, len(rows), len(kept) or len(rows))
+        embedder = traffic.load_embedder()
+        report(f"{len(more):,} rows are embedded for the reference")
+        known_vectors.append(embedder.embed([row.question for row in more]))
+        embedded += len(more)
+        vectors = np.concatenate(known_vectors)
+        kept = counted(rows[:embedded], vectors)[:wanted]
     chosen = [rows[i] for i in kept]
     manifest = publish_reference(lake, task.name, champion.name, chosen, vectors[kept], embedder.id)
     report(f"{manifest.artifact_id}: the reference, {manifest.rows:,} rows")
     return Known(manifest.artifact_id, None, chosen[-1].timestamp, None)
-
-
-def _at_most(rows: Sequence[TrafficRow], seed: int) -> list[TrafficRow]:
-    if len(rows) <= MOST_ROWS:
-        return list(rows)
-    return [rows[i] for i in np.sort(np.random.default_rng(seed).choice(len(rows), MOST_ROWS, replace=False))]
 
 
 def _tick(task: Task, before: Known, after: Known, rows: int, kept: int) -> DriftTick:

@@ -11,8 +11,17 @@ import numpy as np
 
 from finetune_platform.drift.bin_evidence import BinNull
 from finetune_platform.drift.cell_evidence import CellNull
-from finetune_platform.drift.channels import Channel, Labelled, Measured, Mix, Novelty, vocabulary
-from finetune_platform.drift.null_bounds import Ints, Vectors
+from finetune_platform.drift.channels import (
+    NOVELTY_QUANTILES,
+    Channel,
+    Labelled,
+    Measured,
+    Mix,
+    Novelty,
+    novelty,
+    vocabulary,
+)
+from finetune_platform.drift.null_bounds import Floats, Ints, Vectors
 from finetune_platform.drift.rows import TrafficRow
 
 LEVEL = 0.02
@@ -40,6 +49,23 @@ class Reference:
     @property
     def names(self) -> list[str]:
         return [channel.name for channel, _ in self.channels]
+
+    def novelty_of(self, vectors: Vectors) -> Floats:
+        """How strange questions are, the larger the stranger: `(rows,)`.
+
+        Args:
+            vectors: Of length one, by the embedder of the reference's, `(rows, dimension)`.
+        """
+        return novelty(vectors, self._novelty.vectors)
+
+    def novelty_at(self, quantile: float) -> float:
+        """What so much of the reference stays below; `quantile` is one of `NOVELTY_QUANTILES`."""
+        edges = self._novelty.edges
+        return float(edges[min(NOVELTY_QUANTILES.index(quantile), len(edges) - 1)])
+
+    @property
+    def _novelty(self) -> Novelty:
+        return next(channel for channel, _ in self.channels if isinstance(channel, Novelty))
 
 
 def make_reference(rows: Sequence[TrafficRow], vectors: Vectors, *, answered: bool = True) -> Reference:

@@ -40,8 +40,11 @@ def with_passages(
 
 
 def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What passages are searched for: the last user's message; empty where there is none."""
-    return next((str(m.get("content") or "") for m in reversed(messages) if m["role"] == "user"), "")
+    """What passages are searched for: the text of the last user's message; empty where there is none."""
+    content = next((m.get("content") for m in reversed(messages) if m["role"] == "user"), None) or ""
+    if isinstance(content, str):
+        return content
+    return " ".join(str(part["text"]) for part in content if part.get("type") == "text")
 
 
 def citations(passages: Sequence[Passage]) -> list[dict[str, Any]]:

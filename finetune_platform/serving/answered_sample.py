@@ -1,7 +1,8 @@
 """What a champion answered, as the interactions log holds it: a random sample, to compare traffic with traffic."""
 
 import json
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 from finetune_platform.lake import Lake
@@ -36,11 +37,12 @@ class Answered(NamedTuple):
     latency_ms: float | None
 
 
-def answered_sample(lake: Lake, task: Task, adapter: str, after: datetime, until: datetime) -> list[Answered]:
-    """The champion's logged answers after one moment up to another, oldest first; none where nothing was logged.
+def answered_days(lake: Lake, task: Task, adapter: str, after: datetime, until: datetime) -> Iterator[list[Answered]]:
+    """The champion's logged answers after one moment up to another, a list a day, oldest first; no empty lists.
 
-    Errors are always logged, other answers with the task's `log_share`: of errors, too, that share is given here, so
-    that their rate is the traffic's. Canaries' and shadows' answers say nothing about the champion's.
+    A day is in memory at a time, so months are read as easily. Errors are always logged, other answers with the task's
+    `log_share`: of errors, too, that share is given here, so that their rate is the traffic's. Canaries' and shadows'
+    answers say nothing about the champion's.
 
     Args:
         lake: Holds the log.
@@ -49,23 +51,25 @@ def answered_sample(lake: Lake, task: Task, adapter: str, after: datetime, until
         after: The moment itself is left out.
         until: The moment itself is taken.
     """
+    path = interactions_path(task.name)
     try:
-        log = lake.table(interactions_path(task.name))
+        log = lake.table(path)
     except FileNotFoundError:
-        return []
-    # Days before and after: the partition is the day in UTC, the moments may stand in another zone.
-    days = ((after - timedelta(days=1)).date(), (until + timedelta(days=1)).date())
-    with lake.table_failures(interactions_path(task.name)):
-        found = log.to_pyarrow_table(
-            columns=list(COLUMNS),
-            filters=[
-                (DAY, ">=", days[0]), (DAY, "<=", days[1]), ("timestamp", ">", after), ("timestamp", "<=", until),
-                ("adapter_id", "=", adapter), ("arm", "in", ["champion", "base"]),
-            ],
-        )  # fmt: skip
+        return
+    first, last = (moment.astimezone(UTC).date().isoformat() for moment in (after, until))
     sampler = Sampler(task.name, task.serving.log_share)
-    rows = [row for row in found.to_pylist() if sampler.reason(row["interaction_id"], row["arm"]) == "share"]
-    return sorted((_answered(row) for row in rows), key=lambda row: (row.timestamp, row.interaction_id))
+    for day in sorted({day for partition in log.partitions() if (day := partition[DAY]) and first <= day <= last}):
+        with lake.table_failures(path):
+            found = log.to_pyarrow_table(
+                columns=list(COLUMNS),
+                filters=[
+                    (DAY, "=", date.fromisoformat(day)), ("timestamp", ">", after), ("timestamp", "<=", until),
+                    ("adapter_id", "=", adapter), ("arm", "in", ["champion", "base"]),
+                ],
+            )  # fmt: skip
+        rows = [row for row in found.to_pylist() if sampler.reason(row["interaction_id"], row["arm"]) == "share"]
+        if rows:
+            yield sorted((_answered(row) for row in rows), key=lambda row: (row.timestamp, row.interaction_id))
 
 
 def _answered(row: dict[str, Any]) -> Answered:

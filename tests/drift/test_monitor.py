@@ -1,6 +1,7 @@
 """Looks at traffic, one after the other: rows enter the evidence once, whatever fails, and an alarm stands until it is
 ended."""
 
+import itertools
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -62,9 +63,10 @@ class Log:
             )
         return self.rows[-1].timestamp + timedelta(minutes=10)
 
-    def read(self, after: datetime, until: datetime) -> list[TrafficRow]:
+    def read(self, after: datetime, until: datetime) -> list[list[TrafficRow]]:
         self.asked.append((after, until))
-        return [row for row in self.rows if after < row.timestamp <= until]
+        found = [row for row in self.rows if after < row.timestamp <= until]
+        return [list(day) for _, day in itertools.groupby(found, lambda row: row.timestamp.hour // 4)]
 
 
 @pytest.fixture

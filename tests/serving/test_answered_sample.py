@@ -7,12 +7,16 @@ import pytest
 from logged_rows import interaction, put_in
 
 from finetune_platform.lake import Lake
-from finetune_platform.serving.answered_sample import answered_sample
+from finetune_platform.serving.answered_sample import Answered, answered_days
 from finetune_platform.serving.interactions import Sampler
 from finetune_platform.task import Task
 from finetune_platform.task_file import load_task
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def sample(*asked: Any) -> list[Answered]:
+    return [row for day in answered_days(*asked) for row in day]
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def test_rows_between_two_moments_in_their_order(lake: Lake, task: Task) -> None
     numbers = in_sample(task)[:5]
     for place, number in enumerate(reversed(numbers)):
         put_in(lake, interaction(number, timestamp=NOON - timedelta(hours=12 * place)))
-    found = answered_sample(lake, task, "ad-1", NOON - timedelta(hours=36), NOON - timedelta(hours=12))
+    found = sample(lake, task, "ad-1", NOON - timedelta(hours=36), NOON - timedelta(hours=12))
     assert [row.interaction_id for row in found] == [f"in-{numbers[2]}", f"in-{numbers[3]}"]
     assert found[0].timestamp == NOON - timedelta(hours=24)
     assert (found[0].question, found[0].answer) == (f"My card was declined, case {numbers[2]}.", "card")
@@ -39,7 +43,7 @@ def test_errors_are_given_at_the_rate_of_other_answers(lake: Lake, task: Task) -
     inside, outside = in_sample(task)[0], in_sample(task, wanted=False)[0]
     for number in (inside, outside):
         put_in(lake, interaction(number, timestamp=NOON, error="502", response=None, sampled_because="error"))
-    found = answered_sample(lake, task, "ad-1", NOON - timedelta(hours=1), NOON)
+    found = sample(lake, task, "ad-1", NOON - timedelta(hours=1), NOON)
     assert [(row.interaction_id, row.failed, row.answer) for row in found] == [(f"in-{inside}", True, None)]
 
 
@@ -52,7 +56,7 @@ def test_only_the_champions_own_answers(lake: Lake, task: Task) -> None:
         interaction(other, timestamp=NOON, adapter_id="ad-2"),
         interaction(own, timestamp=NOON),
     )
-    found = answered_sample(lake, task, "ad-1", NOON - timedelta(1), NOON)
+    found = sample(lake, task, "ad-1", NOON - timedelta(1), NOON)
     assert [row.interaction_id for row in found] == [f"in-{own}"]
 
 
@@ -60,14 +64,14 @@ def test_only_the_champions_own_answers(lake: Lake, task: Task) -> None:
     ("messages", "question"),
     [
         ([{"role": "user", "content": "a"}, {"role": "user", "content": "c"}, {"role": "tool", "content": "t"}], "c"),
-        ([{"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "image_url"}]}], "one "),
+        ([{"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "image_url"}]}], "one"),
         ([{"role": "system", "content": "s"}], ""),
     ],
 )
 def test_the_question_is_the_last_user_message(lake: Lake, task: Task, messages: list[Any], question: str) -> None:
     put_in(lake, interaction(in_sample(task)[0], timestamp=NOON, request={"messages": messages}))
-    assert answered_sample(lake, task, "ad-1", NOON - timedelta(1), NOON)[0].question == question
+    assert sample(lake, task, "ad-1", NOON - timedelta(1), NOON)[0].question == question
 
 
 def test_nothing_was_logged_yet(lake: Lake, task: Task) -> None:
-    assert answered_sample(lake, task, "ad-1", NOON - timedelta(1), NOON) == []
+    assert sample(lake, task, "ad-1", NOON - timedelta(1), NOON) == []
