@@ -9,16 +9,19 @@ from finetune_platform.commands.dagster_home import prepare
 from finetune_platform.commands.installation import find_task, open_database, open_lake, read_settings
 from finetune_platform.commands.live import stage_view
 from finetune_platform.commands.operate import new_table
+from finetune_platform.commands.status import DRIFT_STYLES
 from finetune_platform.commands.terminal import console, plain, print_json
+from finetune_platform.drift.publication import PAGE_NAME, read_report
+from finetune_platform.drift.report import Changes
 from finetune_platform.drift.state import forget, ticks_of
 from finetune_platform.drift.tables import DriftTick
 from finetune_platform.errors import BadInput
 from finetune_platform.manifests import DriftManifest
 
 ASSET = "drift_report"
-COLOURS = {"gathering": "yellow", "quiet": "green", "alarm": "bold red"}
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN_TICKS = 30
+SHOWN_CLUSTERS = 3
 
 
 def drift(name: str, look_first: bool, anew: bool, as_json: bool) -> None:
@@ -78,20 +81,28 @@ def show(name: str, as_json: bool) -> None:
     made = database.latest_artifact(task.name, ASSET)
     if made is None:
         raise BadInput(f"{task.name}: nobody has looked at its traffic yet", f"`finetune drift {task.name} --look`")
-    found = open_lake().manifest(DriftManifest, DriftManifest.path_of(task.name, made.artifact_id))
+    lake = open_lake()
+    found = lake.manifest(DriftManifest, DriftManifest.path_of(task.name, made.artifact_id))
+    report, page = read_report(lake, found), lake.url_of(f"{found.path}/{PAGE_NAME}")
+    changes = report.changes if report else None
     reference = found.parents.get("drift_reference")
     ticks = ticks_of(database, task.name, reference) if reference else []
     if as_json:
         columns = ("number", "since", "until", "rows", "counted", "e_value", "channels", "alarm")
         history = [{column: plain(getattr(tick, column)) for column in columns} for tick in ticks]
-        print_json({**found.model_dump(mode="json"), "history": history})
+        told = {"report": page if report else None, "changes": changes, "history": history}
+        print_json({**found.model_dump(mode="json"), **told})
         return
     _print(found, ticks)
+    if changes:
+        _print_changes(changes)
+    if report:
+        console().print(f"report: {page}", soft_wrap=True)
 
 
 def _print(found: DriftManifest, ticks: list[DriftTick]) -> None:
     out, until = console(), found.until[:16].replace("T", " ")
-    out.print(Text.assemble((f" {found.status} ", COLOURS[found.status]), f" {found.headline}"))
+    out.print(Text.assemble((f" {found.status} ", DRIFT_STYLES[found.status]), f" {found.headline}"))
     out.print(f"{found.champion}, up to {until} UTC: {found.rows:,} rows, {found.counted:,} count")
     if not ticks:
         return
@@ -101,6 +112,20 @@ def _print(found: DriftManifest, ticks: list[DriftTick]) -> None:
         table.add_row(channel.name, f"{channel.e_value:.4g}", "".join(_bar(value, found.limit) for value in past))
     out.print(table)
     out.print(f"alarm where the mean of all channels reaches {found.limit:,.0f}", style="dim")
+
+
+def _print_changes(changes: Changes) -> None:
+    out = console()
+    if changes.cause:
+        out.print(f"suspected: {changes.cause.kind}. {changes.cause.because}", style="yellow")
+    since = changes.since[:16].replace("T", " ")
+    out.print(
+        f"since {since} UTC: {changes.novel.rows:,} of {changes.compared:,} rows are stranger than "
+        f"{1 - changes.novel.share_before:.0%} of the reference"
+    )
+    for cluster in changes.novel.clusters[:SHOWN_CLUSTERS]:
+        words = ", ".join(gram.words for gram in cluster.words) or "no common words"
+        out.print(Text(f"  {cluster.rows:,} rows: {words}; such as “{cluster.examples[0].text}”"))
 
 
 def _bar(e_value: float, limit: float) -> str:

@@ -15,6 +15,8 @@ from finetune_platform.lake import Lake
 from finetune_platform.registry.status import AssetStatus, TaskStatus, status
 from finetune_platform.task import Task
 
+DRIFT_STYLES = {"gathering": "yellow", "quiet": "green", "alarm": "bold red"}
+
 MARKS = {"in place": ("✓", "green"), "stale": ("!", "yellow"), "missing": ("·", "dim")}
 
 
@@ -91,6 +93,9 @@ def show(found: TaskStatus, out: Console) -> None:
     out.print(f"  dataset rows  {rows or 'none'}")
     out.print(f"  champion      {found.champion or 'none'}")
     out.print(f"  candidate     {found.candidate or 'none'}")
+    drift = found.drift
+    told = f"{drift.status}: {drift.headline}" if drift else "nobody has looked yet"
+    out.print(Text("  traffic       ") + Text(told, DRIFT_STYLES[drift.status] if drift else "dim"), soft_wrap=True)
     first = found.first_to_make
     out.print(Text(f"  next: finetune run {found.task}" if first else "  everything is in place", "dim"))
     out.print()

@@ -31,8 +31,8 @@ def category_name(channel: Channel, category: int, rows: Sequence[TrafficRow], v
 
 
 def short(text: str, most: int = SHORT) -> str:
-    """The beginning of a text, on one line."""
-    line = " ".join(text.split())
+    """The beginning of a text, on one line; what would steer a terminal is left out."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text[: 4 * most]).split())
     return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"
 
 

@@ -11,13 +11,14 @@ from finetune_platform.database import Artifact, Database
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import (
     DatasetManifest,
+    DriftManifest,
     EvaluationManifest,
     Manifest,
     RawManifest,
     Record,
     Verdict,
 )
-from finetune_platform.registry.artifacts import CHAIN, artifact_path
+from finetune_platform.registry.artifacts import CHAIN, KINDS, artifact_path
 from finetune_platform.registry.making import Making, last_making, settings_of
 from finetune_platform.rows import Split
 from finetune_platform.task import Task
@@ -38,8 +39,16 @@ class AssetStatus(Record):
     because: list[str] = []
 
 
+class DriftStatus(Record):
+    """What the last look at a task's traffic found."""
+
+    status: str
+    headline: str
+    until: str
+
+
 class TaskStatus(Record):
-    """A task's chain, who serves, and what the last evaluation said."""
+    """A task's chain, who serves, what the last evaluation said and what the last look at the traffic found."""
 
     task: str
     assets: list[AssetStatus]
@@ -48,6 +57,7 @@ class TaskStatus(Record):
     dataset_rows: dict[Split, int]
     verdict: Verdict | None
     headline: str | None
+    drift: DriftStatus | None
 
     @property
     def first_to_make(self) -> str | None:
@@ -91,7 +101,15 @@ def status(
         dataset_rows={k: v.rows for k, v in dataset.splits.items()} if isinstance(dataset, DatasetManifest) else {},
         verdict=evaluation.verdict if isinstance(evaluation, EvaluationManifest) else None,
         headline=evaluation.headline if isinstance(evaluation, EvaluationManifest) else None,
+        drift=_drift(lake, latest.get("drift_report")),
     )
+
+
+def _drift(lake: Lake, latest: Artifact | None) -> DriftStatus | None:
+    found = _stored(lake, latest) if latest else None
+    if not isinstance(found, DriftManifest):
+        return None
+    return DriftStatus(status=found.status, headline=found.headline, until=found.until)
 
 
 def _labels(latest: Artifact | None) -> dict[str, AssetStatus]:
@@ -163,6 +181,6 @@ def _changed_sources(manifest: RawManifest, sources: Mapping[str, str | None]) -
 def _stored(lake: Lake, artifact: Artifact) -> Manifest | None:
     try:
         path = artifact_path(artifact.asset, artifact.task, artifact.artifact_id)
-        return lake.manifest(CHAIN[artifact.asset], path)
+        return lake.manifest(KINDS[artifact.asset], path)
     except FileNotFoundError:
         return None

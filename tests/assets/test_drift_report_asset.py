@@ -73,6 +73,10 @@ def look(path: Path) -> dict[str, Any]:
         return {name: value.value for name, value in event.asset_materialization.metadata.items()}
 
 
+def page_of(told: dict[str, Any]) -> str:
+    return Path(told["report"].removeprefix("file://")).read_text(encoding="utf-8")
+
+
 def command(*arguments: str, expect: int = 0) -> str:
     told = CliRunner().invoke(app, ["drift", *arguments])
     assert told.exit_code == expect, told.output + repr(told.exception)
@@ -111,11 +115,19 @@ def test_traffic_that_changes_is_an_alarm_in_dagster_and_on_the_command_line(
     database.close()
     assert news.key == f"alarm:ticket_topics:{third['parent/drift_reference']}" and news.what.startswith("drift since")
 
+    assert third["suspected cause"].startswith("input shift: The questions changed")
+    assert "Our flight to Lisbon" in page_of(third) and "Suspected: input shift" in page_of(third)
+    assert third["report"].endswith(f"{third['id']}/report.html") and "Gathering" in page_of(first)
+
     shown = command("ticket_topics")
+    assert "suspected: input shift" in shown and "report.html" in shown and "stranger than 98%" in shown
     assert "alarm" in shown and "novelty of questions" in shown and "█" in shown
     told = json.loads(command("ticket_topics", "--json"))
     assert (told["artifact_id"], told["status"]) == (again["id"], "alarm")
     assert [(tick["number"], tick["alarm"]) for tick in told["history"]] == [(1, False), (2, True)]
+    assert told["changes"]["novel"]["rows"] >= 60
+    status = CliRunner().invoke(app, ["status", "ticket_topics"])
+    assert "traffic       alarm: drift since" in status.output, status.output
     assert "another is gathered from now on" in command("ticket_topics", "--anew")
     assert look(path)["headline"] == "gathering the reference of base: 0 of 120 rows"
 
