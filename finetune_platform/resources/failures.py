@@ -65,6 +65,9 @@ def failure_of_step(event: DagsterEvent) -> FinetuneError:
     while error is not None and error.cause is not None:  # Dagster wraps what the step raised.
         error = error.cause
     name, message = (error.cls_name, error.message.strip()) if error else ("", str(event.message))
+    if name in TYPES:  # Raised where no step's code was yet, as when its inputs are read.
+        problem, _, mend = message.removeprefix(f"{TYPES[name].__module__}.{name}: ").partition("\n  mend: ")
+        return TYPES[name](problem, mend or read_log)
     if name == "DagsterExecutionInterruptedError":
         return TransientError("the run was interrupted; nothing is lost", "the same command goes on from there")
     if name == "DagsterAssetCheckFailedError":

@@ -12,7 +12,7 @@ from announced import event, place_of
 from receivers import MailServer, WebHook
 from sqlalchemy import update
 
-from finetune_platform.announcements import Notification, announce
+from finetune_platform.announcements import Notification, announce, something_waits
 from finetune_platform.database import Database
 from finetune_platform.notifications import outbox
 from finetune_platform.notifications.outbox import claim, finish, newest, note_delivered, waiting
@@ -95,10 +95,21 @@ def test_surplus_is_one_message(database: Database, task: Task, hook: WebHook) -
         announce(database, more)
     assert send_waiting(database, [busy], place).messages == 2
     assert waiting(database) == 2
+    # Nor does a gateway start a process for it before then.
+    assert not something_waits(database, datetime.now(UTC))
     let_pass(database, timedelta(minutes=61))
     announce(database, event(14))
     assert send_waiting(database, [busy], place).messages == 3
     assert (waiting(database), hook.titles[-1]) == (0, "ticket_topics: a run failed")
+
+
+def test_rollbacks_take_no_place_in_the_hour(database: Database, task: Task, hook: WebHook) -> None:
+    few = with_section(task, most_per_hour=2)
+    for number in range(3):
+        announce(database, event(number, kind="rollback"))
+    assert send_waiting(database, [few], place_of(hook.url)).messages == 3
+    announce(database, event(7))
+    assert send_waiting(database, [few], place_of(hook.url)).messages == 1
 
 
 def test_a_target_that_is_away_gets_it_later_and_nobody_gets_it_twice(

@@ -82,6 +82,18 @@ def test_a_failed_run_is_announced_once_with_its_mend(
     assert len(daemon.announced()) == 2
 
 
+def test_an_input_that_was_never_made_is_told_as_the_library_told_it(
+    settings_env: Settings, task_file: Any, instance: DagsterInstance
+) -> None:
+    daemon = Daemon(task_file(), settings_env, instance)
+    daemon.tick()
+    daemon.run("ticket_topics_rollout")
+    daemon.tick()
+    [told] = daemon.announced()
+    assert told.what.startswith("ticket_topics_rollout failed: ticket_topics/registered_adapter: it has never been")
+    assert told.next_step.startswith("materialize it first") and "mend:" not in told.what
+
+
 def test_a_run_that_succeeds_is_no_news(settings_env: Settings, task_file: Any, instance: DagsterInstance) -> None:
     daemon = Daemon(task_file(), settings_env, instance)
     daemon.tick()
