@@ -25,6 +25,7 @@ from finetune_platform.model_ref import DEFAULT_EMBEDDER
 from finetune_platform.packages import package_folder
 from finetune_platform.settings import Settings, settings
 
+CHROMIUM = Path("/usr/bin/chromium")
 TRACING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 _fresh = itertools.count()
@@ -141,6 +142,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_tiny_llama(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window; tests with it carry the mark `browser`."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser: {CHROMIUM} is not there")
+    with playwright.sync_playwright() as run:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+        launched = run.chromium.launch(executable_path=str(CHROMIUM), args=flags)
+        yield launched
+        launched.close()
 
 
 class TaskFile(Protocol):

@@ -31,6 +31,7 @@ def serve(host: str, port: int | None) -> None:
     place, tasks = read_settings(), some_tasks(None)
     chosen = choose_port(port, PORT, host, "--port")
     out = console()
+    from finetune_platform.review.review_site import review_site
     from finetune_platform.serving.server import build_gateway
     from finetune_platform.serving.server import serve as run
 
@@ -38,12 +39,13 @@ def serve(host: str, port: int | None) -> None:
     address = f"http://{host}:{chosen}"
     out.print(Text(f"gateway  {address}/v1", "bold"))
     out.print(Text(f"operator {address}/operator", "bold"))
+    out.print(Text(f"review   {address}/review", "bold"))
     for task in tasks:
         out.print(f"  model {task.name}", highlight=False)
     if not list_keys(gateway.database):
         out.print(Text("no key yet: finetune key create my_app --task " + tasks[0].name, "yellow"))
     out.print(Text("Ctrl-C stops it", "dim"))
-    run(gateway, host, chosen)
+    run(gateway, host, chosen, [review_site(gateway)])
 
 
 def serve_in_background(host: str = "127.0.0.1") -> str:

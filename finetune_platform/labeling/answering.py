@@ -86,6 +86,13 @@ def keep_draft(database: Database, batch_id: str, number: int, reviewer: str, dr
         )
 
 
+def draft_of(database: Database, batch_id: str, number: int, reviewer: str) -> str | None:
+    """What somebody typed of a row and has not said yet; None where there is nothing."""
+    with database.reading() as session:
+        held = session.get(LeaseRow, (batch_id, number, reviewer))
+        return None if held is None else held.draft
+
+
 def annotate(
     database: Database, batch_id: str, number: int, reviewer: str, said: Annotation, labels: Sequence[str] = ()
 ) -> Reviewed:

@@ -102,6 +102,14 @@ def newest_batch(database: Database, task: str) -> str | None:
     return found[-1] if found else None
 
 
+def newest_open_batch(database: Database, task: str) -> str | None:
+    """The batch that was opened last of those that people can still answer."""
+    query = select(ReviewBatchRow.batch_id).where(ReviewBatchRow.task == task, ReviewBatchRow.state == "open")
+    newest_first = query.order_by(ReviewBatchRow.created_at.desc(), ReviewBatchRow.batch_id.desc())
+    with database.reading() as session:
+        return session.scalars(newest_first).first()
+
+
 def read_batch(database: Database, batch_id: str) -> Batch:
     """A batch with everything that was said of it.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,22 +22,9 @@ from finetune_platform.task_file import load_task
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = Path("/usr/bin/chromium")
 TASK = "ticket_topics"
 CHAMPION, CANARY = "ad-c4a3b10201a1", "ad-ca2a57b0c2d2"
 SCRIPT = '<script>window.hurt = 1</script><img src=x onerror="window.hurt = 2">`${window.hurt = 3}`'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser: {CHROMIUM} is not there")
-    with playwright.sync_playwright() as run:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        launched = run.chromium.launch(executable_path=str(CHROMIUM), args=flags)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ FRAMEWORK = "/_nicegui"
 OPEN = ("/_nicegui/", "/favicon.ico")
 """Below a site's path: scripts and styles, the same for everybody."""
 
-KEPT = ("task", "batch", "row")
-"""Of an address that somebody opens before they have signed in."""
+KEPT = ("task", "to")
+"""Of the query of an address that somebody opens before they have signed in; `to` is its path below the site's."""
 
 # The pages' framework compiles its components in the browser, hence unsafe-eval; nothing comes from elsewhere.
 HEADERS = {
@@ -60,8 +60,9 @@ class Gate:
         elif scope["type"] == "websocket":
             await WebSocketClose(4401)(scope, receive, send)
         elif path == "/" or path in self._site.pages:
-            target = self._site.login + kept_query(scope.get("query_string", b"").decode("latin-1"))
-            await RedirectResponse(target, 303)(scope, receive, _strict(send))
+            query = scope.get("query_string", b"").decode("latin-1")
+            to = f"&{urlencode({'to': path})}" if path in self._site.pages[1:] else ""
+            await RedirectResponse(self._site.login + kept_query(query + to), 303)(scope, receive, _strict(send))
         else:
             await PlainTextResponse("sign in first", 401)(scope, receive, _strict(send))
 

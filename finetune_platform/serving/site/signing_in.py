@@ -1,7 +1,7 @@
 """The sign-in page, plain HTML without a script: it works before anything of the pages' framework is loaded."""
 
 import asyncio
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -38,7 +38,10 @@ def signing_in(site: Site, sessions: Sessions, guesses: Guesses) -> APIRouter:
         return HTMLResponse(text, status, {**HEADERS, "cache-control": "no-store", **(headers or {})})
 
     def entered(request: Request) -> Response:
-        return RedirectResponse(site.first + kept_query(request.url.query), 303)
+        to = request.query_params.get("to", "")
+        task = {name: value for name, value in request.query_params.items() if name == "task"}
+        place = site.path + (to if to in site.pages else site.pages[0])
+        return RedirectResponse(f"{place}?{urlencode(task)}" if task else place, 303)
 
     @router.get("")
     async def without_slash(request: Request) -> Response:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from finetune_platform.serving.gateway import Gateway
 from finetune_platform.serving.keys import create_key
 from finetune_platform.serving.one_packet import OnePacketProtocol
 from finetune_platform.serving.server import build_gateway
+from finetune_platform.serving.site.site import Site
 from finetune_platform.settings import Settings
 from finetune_platform.task import Task
 
@@ -44,11 +45,16 @@ class Running:
 
 
 @contextmanager
-def running_gateway(place: Settings, tasks: Sequence[Task], engines: Mapping[str, ChatEngine]) -> Iterator[Running]:
-    """Serves until the block ends."""
+def running_gateway(
+    place: Settings,
+    tasks: Sequence[Task],
+    engines: Mapping[str, ChatEngine],
+    site_of: Callable[[Gateway], Site] | None = None,
+) -> Iterator[Running]:
+    """Serves until the block ends; `site_of` adds a place for people."""
     gateway = build_gateway(place, tasks, lambda line: None, engines)
     config = uvicorn.Config(
-        in_front_of(build_app(gateway)),
+        in_front_of(build_app(gateway, [site_of(gateway)] if site_of else [])),
         host="127.0.0.1",
         port=0,
         log_level="warning",
