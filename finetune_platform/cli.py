@@ -104,8 +104,30 @@ def run(
 
 
 @app.command()
-def demo() -> None:
+def retrain(
+    task: Annotated[str, typer.Argument(help="Name of a task.")],
+    accept_agreement: Annotated[
+        bool, typer.Option("--accept-agreement", help="Take a batch in which people agree too little.")
+    ] = False,
+) -> None:
+    """Retrain a task on its experts' labels now, whatever cooldown and budget say."""
+    from finetune_platform.commands.retrain import retrain as run_retrain
+
+    run_retrain(task, accept_agreement)
+
+
+@app.command()
+def demo(
+    loop: Annotated[
+        bool, typer.Option("--loop", help="A whole cycle: drift, alarm, labels, retraining, a better adapter.")
+    ] = False,
+) -> None:
     """Fine-tune a small real model for a real task on this machine, in a few minutes."""
+    if loop:
+        from finetune_platform.commands.loop_demo.command import demo_loop
+
+        demo_loop()
+        return
     from finetune_platform.commands.demo import demo as run_demo
 
     run_demo()

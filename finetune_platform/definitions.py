@@ -11,6 +11,7 @@ from dagster import Definitions, definitions, in_process_executor
 from finetune_platform.assets import assets_of
 from finetune_platform.assets.base_model_proposal import base_model_job, base_model_proposal
 from finetune_platform.assets.drift_report import drift_job, drift_report, drift_schedule
+from finetune_platform.assets.expert_labels import expert_labels
 from finetune_platform.assets.interactions import (
     interactions_asset,
     interactions_maintenance,
@@ -18,12 +19,16 @@ from finetune_platform.assets.interactions import (
     interactions_schedules,
 )
 from finetune_platform.assets.retrieval_index import retrieval_index, retrieval_job, retrieval_schedule
+from finetune_platform.assets.review_batch import review_batch
 from finetune_platform.resources.artifact_io import ArtifactIOManager
 from finetune_platform.resources.local_launcher import LocalLauncher
 from finetune_platform.resources.storage import DatabaseResource, LakeResource
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.sensors.base_model_update import base_model_sensor
 from finetune_platform.sensors.chain import chain_job, chain_schedule
+from finetune_platform.sensors.drift_alarm import drift_alarm_sensor, review_job
+from finetune_platform.sensors.drift_rows import drift_rows_sensor
+from finetune_platform.sensors.labels_ready import labels_ready_sensor, retrain_job
 from finetune_platform.sensors.new_data import new_data_sensor
 from finetune_platform.sensors.notify import notify_sensor
 from finetune_platform.sensors.rollout_step import rollout_job, rollout_step_sensor
@@ -60,7 +65,7 @@ def build_defs(tasks: Sequence[Task] | None = None, resources: Mapping[str, Any]
     """
     place = settings()
     found = find_tasks(place.tasks_dir) if tasks is None else list(tasks)
-    per_task = [_definitions_of(task) for task in found]
+    per_task = [definitions for task in found for definitions in (_chain_of(task), _loop_of(task))]
     per_task += [_retrieval_of(task) for task in found if task.retrieval is not None]
     return Definitions.merge(
         Definitions(
@@ -72,23 +77,38 @@ def build_defs(tasks: Sequence[Task] | None = None, resources: Mapping[str, Any]
     )
 
 
-def _definitions_of(task: Task) -> Definitions:
-    """The assets of one task, and when they are made."""
-    chain, rollout = chain_job(task), rollout_job(task)
-    observation, maintenance = interactions_observation(task), interactions_maintenance(task)
-    schedule, drift = chain_schedule(task, chain), drift_job(task)
-    looks, proposal = drift_schedule(task, drift), base_model_job(task)
+def _chain_of(task: Task) -> Definitions:
+    """From a task's sources to its adapter's share of the traffic."""
+    chain, rollout, proposal = chain_job(task), rollout_job(task), base_model_job(task)
+    schedule = chain_schedule(task, chain)
     return Definitions(
-        assets=[*assets_of(task), interactions_asset(task), drift_report(task), base_model_proposal(task)],
-        jobs=[chain, rollout, observation, maintenance, drift, proposal],
-        schedules=[
-            *(found for found in (schedule, looks) if found is not None),
-            *interactions_schedules(task, observation, maintenance),
-        ],
+        assets=[*assets_of(task), base_model_proposal(task)],
+        jobs=[chain, rollout, proposal],
+        schedules=[] if schedule is None else [schedule],
         sensors=[
             new_data_sensor(task, chain),
             rollout_step_sensor(task, rollout),
             base_model_sensor(task, proposal),
+        ],
+    )
+
+
+def _loop_of(task: Task) -> Definitions:
+    """From a task's traffic to experts' labels and the next adapter."""
+    observation, maintenance = interactions_observation(task), interactions_maintenance(task)
+    drift, review, retrain = drift_job(task), review_job(task), retrain_job(task)
+    looks, rows_look = drift_schedule(task, drift), drift_rows_sensor(task, drift)
+    return Definitions(
+        assets=[interactions_asset(task), drift_report(task), review_batch(task), expert_labels(task)],
+        jobs=[observation, maintenance, drift, review, retrain],
+        schedules=[
+            *([] if looks is None else [looks]),
+            *interactions_schedules(task, observation, maintenance),
+        ],
+        sensors=[
+            *([] if rows_look is None else [rows_look]),
+            drift_alarm_sensor(task, review),
+            labels_ready_sensor(task, retrain),
         ],
     )
 

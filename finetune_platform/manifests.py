@@ -252,6 +252,11 @@ class DriftManifest(Manifest):
     limit: float
     channels: list[ChannelRecord]
 
+    @property
+    def alarm(self) -> str:
+        """What an alarm is called, the same in all reports that carry it: it stands until the reference is another."""
+        return f"alarm {self.parents.get('drift_reference', self.champion)}"
+
 
 class BatchManifest(Manifest):
     """`review_batch`: `items.parquet`, the rows that were chosen for people, with why and how likely each was.

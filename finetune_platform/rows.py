@@ -14,6 +14,9 @@ Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["sft", "preference", "text"]
 LabelSource = Literal["imported", "production", "expert", "synthetic"]
 Split = Literal["train", "validation", "test"]
+SLICE_FIELDS = ("task_type", "difficulty", "label_source")
+"""Fields by whose values rows are looked at apart, in reports and by gates."""
+
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -128,7 +131,15 @@ REJECTED_SCHEMA = pa.schema(
 """A row set aside: where it came from, which step refused it, a countable reason, the sentence for a person, and
 the row itself (at most `REJECTED_CONTENT_CHARS` characters)."""
 
+LABELS_PLACE = "labels/"
+"""What the source of a row begins with that a label gave; its batch, or the label itself, follows."""
+
 LABELS_NAME = "labels.parquet"
 """The file of a label set: what `labeling/` writes and `curation/` reads."""
 
 REJECTED_CONTENT_CHARS = 2000
+
+
+def labels_path(task: str) -> str:
+    """Where a task's labels lie in the lake: a Delta table, which `labeling/` writes."""
+    return f"{task}/labels"

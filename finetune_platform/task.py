@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from finetune_platform.model_ref import BaseModelRef, Sha256
+from finetune_platform.rows import SLICE_FIELDS
 from finetune_platform.strict import Cron, Strict, checked_regex, nearest
 from finetune_platform.task_drift import Drift
 from finetune_platform.task_judge import Judge
@@ -184,8 +185,8 @@ class Gate(Strict):
     def one_comparison(self) -> "Gate":
         if (self.threshold is None) == (self.max_regression_vs is None):
             raise ValueError("a gate has either threshold or max_regression_vs")
-        if self.slice != "all" and not re.match(r"^(task_type|difficulty)=.+$", self.slice):
-            raise ValueError('slice is "all", "task_type=…" or "difficulty=…"')
+        if self.slice != "all" and not re.match(rf"^({'|'.join(SLICE_FIELDS)})=.+$", self.slice):
+            raise ValueError('slice is "all", ' + " or ".join(f'"{field}=…"' for field in SLICE_FIELDS))
         return self
 
 

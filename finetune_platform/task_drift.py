@@ -10,12 +10,13 @@ class Drift(Strict):
     """How production is watched.
 
     The first `reference_rows` logged questions after a champion took over are what all later ones are compared with;
-    more find smaller changes. `cron` (UTC) says when a tick looks at what came since; without it only
-    `finetune drift` does. Rows younger than `settle_minutes` wait for the next tick: gateways write their log in
-    pieces.
+    more find smaller changes. `cron` (UTC) says when a tick looks at what came since, and `rows_a_look` after how many
+    rows a sensor does; without either only `finetune drift` does. Rows younger than `settle_minutes` wait for the next
+    tick: gateways write their log in pieces.
     """
 
     embedder: EmbedderRef = DEFAULT_EMBEDDER
     reference_rows: int = Field(default=2000, ge=100)
     settle_minutes: float = Field(default=10.0, ge=0)
+    rows_a_look: int | None = Field(default=None, ge=10)
     cron: Cron | None = "15 6 * * *"

@@ -74,7 +74,7 @@ class Retraining(Strict):
 
     At least `cooldown_hours` lie between two retrainings, at most `most_per_month` run in thirty days, and none
     starts where what the month has cost (training hours and labels, at the prices of `cost:`) is above
-    `monthly_budget`. With `automatic: false` a person starts each. With `warm_start` the
+    `monthly_budget`. With `automatic: false` a person starts each: `finetune retrain TASK`. With `warm_start` the
     champion's weights are where training begins, else the base model's.
     """
 

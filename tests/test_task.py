@@ -131,7 +131,10 @@ GATE = "evaluation:\n  metrics: [exact_match]\n  gates:\n    - {%s}\n"
         ("metric: exact_match, threshold: 0.5, max_regression_vs: trivial", "either threshold or max_regression_vs"),
         ("metric: exact_matc, threshold: 0.5", 'did you mean "exact_match"?'),
         ("metric: token_f1, threshold: 0.5", '"token_f1" is not among metrics'),
-        ("metric: exact_match, threshold: 0.5, slice: long", 'slice is "all", "task_type=…" or "difficulty=…"'),
+        (
+            "metric: exact_match, threshold: 0.5, slice: long",
+            'slice is "all", "task_type=…" or "difficulty=…" or "label_source=…"',
+        ),
         ("metric: exact_match, max_regression_vs: base", "is not one of champion, prompted, few_shot, trivial"),
     ],
 )

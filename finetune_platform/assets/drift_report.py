@@ -61,7 +61,7 @@ def drift_report(task: Task) -> AssetsDefinition:
         from finetune_platform.drift.reporting import report_on
 
         with user_failures():
-            traffic = _traffic(task, lake, database, workbench)
+            traffic = traffic_of(task, lake, database, workbench)
             found = look(task, traffic, lake, database, datetime.now(UTC), context.log.info)
             # First: an alarm is told even where its report cannot be written.
             _announce_alarm(database, found)
@@ -131,7 +131,8 @@ def drift_schedule(task: Task, job: UnresolvedAssetJobDefinition) -> ScheduleDef
     )
 
 
-def _traffic(task: Task, lake: Lake, database: Database, workbench: Workbench) -> "Traffic":
+def traffic_of(task: Task, lake: Lake, database: Database, workbench: Workbench) -> "Traffic":
+    """The logged traffic of whoever is champion, and how to read it."""
     from finetune_platform.drift.monitor import Traffic
     from finetune_platform.drift.rows import TrafficRow
     from finetune_platform.drift.state import Champion

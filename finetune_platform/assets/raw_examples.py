@@ -32,6 +32,7 @@ def raw_examples(task: Task) -> AssetsDefinition:
 
     @asset(
         key=key,
+        deps=[AssetKey([task.name, LABELS])],
         group_name="curate",
         kinds={"python", "parquet"},
         owners=task.owners,

@@ -54,6 +54,9 @@ def trained_adapter(task: Task) -> AssetsDefinition:
         dataset: DatasetManifest,
     ) -> MaterializeResult[TrainingManifest]:
         command = [sys.executable, "-m", "finetune_platform.training", "--dataset", dataset.artifact_id]
+        champion = database.current(task.name, "champion")
+        if task.retraining.warm_start and champion is not None:
+            command += ["--warm-start", champion]
         with user_failures():
             result = launcher.launch(
                 context,

@@ -11,10 +11,7 @@ import pyarrow.parquet as pq
 
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import LabelsManifest
-from finetune_platform.rows import LABELS_NAME, Example, Message
-
-PLACE = "labels/"
-"""What the source of such a row begins with; the batch, or the label itself, follows."""
+from finetune_platform.rows import LABELS_NAME, LABELS_PLACE, Example, Message
 
 
 def read_labels(lake: Lake, labels: LabelsManifest) -> Iterator[Example]:
@@ -26,6 +23,6 @@ def read_labels(lake: Lake, labels: LabelsManifest) -> Iterator[Example]:
         yield Example(
             messages=[*messages, Message(role="assistant", content=row["answer"])],
             label_source="expert" if expert else "production",
-            source_uri=f"{PLACE}{row['batch_id'] if expert else row['label_id']}",
+            source_uri=f"{LABELS_PLACE}{row['batch_id'] if expert else row['label_id']}",
             source_row=row["number"] if expert else 1,
         )

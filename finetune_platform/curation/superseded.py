@@ -6,9 +6,9 @@ Without this step both would go as contradictions, and the expert's word with th
 import json
 from typing import TYPE_CHECKING
 
-from finetune_platform.curation.label_rows import PLACE
 from finetune_platform.curation.sifting import Sifted, sift
 from finetune_platform.identity import ROW_ID_DIGITS, content_id
+from finetune_platform.rows import LABELS_PLACE
 
 if TYPE_CHECKING:
     from daft import DataFrame
@@ -26,7 +26,7 @@ def drop_superseded(rows: "DataFrame") -> Sifted:
 
     key_of = daft.func(turns_key, return_dtype=daft.DataType.string(), use_process=False)
     keyed = rows.with_columns(
-        {"turns_key": key_of(col("messages"), col("tools")), "is_label": startswith(col("source_uri"), PLACE)}
+        {"turns_key": key_of(col("messages"), col("tools")), "is_label": startswith(col("source_uri"), LABELS_PLACE)}
     ).collect()
     labels = keyed.where(col("is_label")).groupby("turns_key").agg(col("place").min().alias("label_place"))
     joined = keyed.join(labels, on="turns_key", how="left")

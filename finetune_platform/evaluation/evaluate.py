@@ -28,6 +28,7 @@ from finetune_platform.manifests import (
     expect_same,
 )
 from finetune_platform.progress import Report
+from finetune_platform.rows import SLICE_FIELDS
 from finetune_platform.task import Benchmark, Task
 
 EVALUATION_VERSION = "1"
@@ -160,7 +161,7 @@ def _measure(
         {name: found.texts for name, found in answers.items()},
         [row.answer for row in rows],
         [row.group_id or row.example_id for row in rows],
-        {"task_type": [row.task_type for row in rows], "difficulty": [row.difficulty for row in rows]},
+        {field: [getattr(row, field) for row in rows] for field in SLICE_FIELDS},
     )
     usages = {name: usage_of(found, task.cost) for name, found in answers.items()}
     return Measured(benchmark, rows, answers, usages, scores)

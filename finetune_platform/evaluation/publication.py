@@ -38,6 +38,7 @@ def prediction_table(
             "group_id": [row.group_id for row in rows],
             "task_type": [row.task_type for row in rows],
             "difficulty": [row.difficulty for row in rows],
+            "label_source": [row.label_source for row in rows],
             "prompt": [None if arm.constant is not None else canonical_json(arm.conversation(row)) for row in rows],
             "gold": [row.answer for row in rows],
         }

@@ -80,7 +80,7 @@ class Scores:
         attainable: Denominators of the gold answers scored against themselves, (rows, metrics): a metric is undefined
             where they add up to 0 (entity F1 of rows that have no entities).
         group_ids: Near-duplicate cluster of each row, (rows,).
-        strata: Value of each row by field (`task_type`, `difficulty`).
+        strata: Value of each row by field (`rows.SLICE_FIELDS`).
         resamples: Bootstrap samples of each slice.
     """
 

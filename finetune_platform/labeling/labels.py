@@ -19,7 +19,7 @@ from finetune_platform.labeling.batches import Batch, Reviewed
 from finetune_platform.labeling.figures import Figures
 from finetune_platform.lake import Lake, Once
 from finetune_platform.manifests import MANIFEST_NAME, LabelsManifest
-from finetune_platform.rows import LABELS_NAME, Message
+from finetune_platform.rows import LABELS_NAME, Message, labels_path
 
 LabelFrom = Literal["expert", "correction", "accepted"]
 
@@ -62,11 +62,6 @@ class Correction(NamedTuple):
     adapter_id: str
     said_by: str
     said_at: datetime
-
-
-def labels_path(task: str) -> str:
-    """Where a task's labels lie in the lake: a Delta table."""
-    return f"{task}/labels"
 
 
 def keep_expert_labels(lake: Lake, batch: Batch) -> int:
@@ -136,12 +131,6 @@ def publish_label_set(
         (Path(temp) / MANIFEST_NAME).write_bytes(manifest.to_bytes())
         lake.publish(Path(temp), manifest.path)
     return manifest
-
-
-def labels_of_interaction(lake: Lake, task: str, interaction_id: str) -> list[dict[str, Any]]:
-    """Every label that an interaction became, oldest first."""
-    table = _read(lake, task, SCHEMA.names)
-    return table.filter(pc.equal(table.column("interaction_id"), interaction_id)).to_pylist()
 
 
 def labelled_interactions(lake: Lake, task: str) -> set[str]:

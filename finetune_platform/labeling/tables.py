@@ -4,13 +4,15 @@ What they mean stands where they are used. A changed table needs a revision in `
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import JSON, Boolean, Float, ForeignKeyConstraint, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from finetune_platform.database import Base, UtcDateTime
 from finetune_platform.labeling.items import Decision, Source
+
+RetrainingState = Literal["started", "done", "failed"]
 
 
 def _now() -> datetime:
@@ -87,3 +89,17 @@ class LeaseRow(Base):
     reviewer: Mapped[str] = mapped_column(String(128), primary_key=True)
     until: Mapped[datetime] = mapped_column(UtcDateTime)
     draft: Mapped[str | None] = mapped_column(Text)
+
+
+class RetrainingRow(Base):
+    """One retraining that a batch's labels started: so the same batch starts one, whoever looks how often."""
+
+    __tablename__ = "retrainings"
+    __table_args__ = (Index("ix_retrainings_task_started_at", "task", "started_at"),)
+
+    batch_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    task: Mapped[str] = mapped_column(String(64))
+    state: Mapped[RetrainingState] = mapped_column(String(16))
+    note: Mapped[str] = mapped_column(Text, default="")
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=_now)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

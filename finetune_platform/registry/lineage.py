@@ -12,10 +12,12 @@ from finetune_platform.errors import BadInput
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import (
     AdapterManifest,
+    BatchManifest,
     DatasetManifest,
     DriftManifest,
     EvaluationManifest,
     IndexManifest,
+    LabelsManifest,
     Manifest,
     RawManifest,
     Record,
@@ -27,6 +29,9 @@ from finetune_platform.manifests import (
 from finetune_platform.registry.artifacts import CHAIN, KINDS, artifact_path, find, read_manifest
 from finetune_platform.registry.promotions import PromotionRecord, history
 from finetune_platform.rows import SPLITS
+
+BEFORE = ("drift_reference", "drift_report", "review_batch", "expert_labels")
+"""What may have led to a chain: the traffic, and what people made of it."""
 
 ROW_COLUMNS = ("split", "example_id", "source_uri", "source_row", "task_type", "difficulty")
 """What `lineage_rows` tells of a row."""
@@ -45,7 +50,11 @@ class LineageStep(Record):
 
 
 class Lineage(Record):
-    """From an artifact back to its sources: `steps` from it to `raw_examples`, or an index alone with its files."""
+    """From an artifact back to its sources, and to the traffic whose drift made labels of it.
+
+    `steps` go from it to `raw_examples` and on, where labels are among its rows, to the reference of the drift; the
+    adapter that answered that traffic has a lineage of its own. An index stands alone with its files.
+    """
 
     task: str
     artifact_id: str
@@ -82,7 +91,7 @@ def lineage(name: str, lake: Lake, database: Database) -> Lineage:
             sources = manifest.sources
         elif isinstance(manifest, IndexManifest):
             sources = manifest.files
-        asset = _next(manifest)
+        asset = None if asset == "drift_reference" and sources else _next(manifest)
         artifact_id = manifest.parents[asset] if asset else ""
     aliases = history(database, start.task, start.artifact_id)
     return Lineage(task=start.task, artifact_id=start.artifact_id, steps=steps, sources=sources, aliases=aliases)
@@ -106,7 +115,7 @@ def lineage_rows(found: Lineage, lake: Lake) -> Iterator[dict[str, Any]]:
 
 def _next(manifest: Manifest) -> str | None:
     """The nearest parent in the chain or behind it; a champion among the parents is a comparison, not an ingredient."""
-    order = [*CHAIN, "drift_reference"]
+    order = [*BEFORE, *CHAIN]
     parents = [asset for asset in manifest.parents if asset in order]
     return max(parents, key=order.index) if parents else None
 
@@ -137,13 +146,19 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         case DatasetManifest():
             return {**{name: split.rows for name, split in manifest.splits.items()}, "rejected": manifest.rejected}
         case RawManifest():
-            return {"rows": manifest.rows, "rejected": sum(source.rejected for source in manifest.sources)}
+            facts = {"rows": manifest.rows, "rejected": sum(source.rejected for source in manifest.sources)}
+            return {**facts, "labels": manifest.labels} if manifest.labels else facts
         case IndexManifest():
             facts = {"documents": manifest.documents, "chunks": manifest.chunks}
             return {**facts, "set aside": sum(manifest.set_aside.values()), "embedder": manifest.embedder}
         case DriftManifest():
             return {"verdict": manifest.status, "headline": manifest.headline, "rows": manifest.rows}
+        case BatchManifest():
+            return {"cause": manifest.cause, "rows": manifest.rows, **manifest.chosen}
+        case LabelsManifest():
+            agreement = {} if manifest.alpha is None else {"alpha": manifest.alpha}
+            return {"rows": manifest.rows, **manifest.by_source, **agreement}
         case ReferenceManifest():
-            return {"rows": manifest.rows, "first": manifest.first, "last": manifest.last}
+            return {"rows": manifest.rows, "of": manifest.champion, "first": manifest.first, "last": manifest.last}
         case _:
             return {}

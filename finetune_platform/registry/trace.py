@@ -11,6 +11,7 @@ from finetune_platform.errors import BadInput
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import Record
 from finetune_platform.registry.artifacts import artifact_path, recorded
+from finetune_platform.registry.label_walk import LabelFound, labels_at, labels_of_interaction
 from finetune_platform.registry.promotions import PromotionRecord, history
 from finetune_platform.rows import SPLITS
 
@@ -60,9 +61,10 @@ class DatasetAppearance(Record):
 
 
 class Trace(Record):
-    """Where a row went."""
+    """Where a row went. `labels` are those that gave it, or that an interaction became."""
 
     row: str
+    labels: list[LabelFound] = []
     raw: list[RawAppearance]
     datasets: list[DatasetAppearance]
 
@@ -71,13 +73,17 @@ def trace(row: str, lake: Lake, database: Database) -> Trace:
     """Follows a row forward.
 
     Args:
-        row: `ex-…`, or `URI:ROW` as errors and reports print it; of the URI its end is enough.
+        row: `ex-…`, or `URI:ROW` as errors and reports print it (of the URI its end is enough), or `in-…`, an
+            interaction: then every row that its labels gave.
 
     Raises:
-        BadInput: Not of that form, or no recorded artifact holds such a row.
+        BadInput: Not of that form, or no recorded artifact holds such a row, or no label comes of the interaction.
     """
-    uri, number = _place(row)
     every = recorded(database)
+    if row.startswith("in-"):
+        return _trace_interaction(row, every, lake, database)
+    uri, number = _place(row)
+    labels = [label for task in _tasks(every) if uri for label in labels_at(lake, task, uri, number)]
     raw = [r for a in every if a.asset == "raw_examples" and (r := _raw(a, row, uri, number, lake))]
     if not raw:
         raise BadInput(
@@ -85,7 +91,25 @@ def trace(row: str, lake: Lake, database: Database) -> Trace:
             "give ex-… or FILE:ROW as in a report's table; `finetune lineage ADAPTER --rows` lists them",
         )
     datasets = [d for a in every if a.asset == "curated_dataset" and (d := _dataset(a, raw, every, lake, database))]
-    return Trace(row=row, raw=raw, datasets=datasets)
+    return Trace(row=row, labels=labels, raw=raw, datasets=datasets)
+
+
+def _trace_interaction(interaction_id: str, every: list[Artifact], lake: Lake, database: Database) -> Trace:
+    labels = [label for task in _tasks(every) for label in labels_of_interaction(lake, task, interaction_id)]
+    if not labels:
+        raise BadInput(
+            f"{interaction_id}: no label comes of this interaction",
+            "it was not chosen for experts, its batch is open, or nobody corrected it",
+        )
+    raw: list[RawAppearance] = []
+    for uri, _, number in (label.place.rpartition(":") for label in labels):
+        raw += [r for a in every if a.asset == "raw_examples" and (r := _raw(a, "", uri, int(number), lake))]
+    datasets = [d for a in every if a.asset == "curated_dataset" and (d := _dataset(a, raw, every, lake, database))]
+    return Trace(row=interaction_id, labels=labels, raw=raw, datasets=datasets)
+
+
+def _tasks(every: list[Artifact]) -> list[str]:
+    return sorted({artifact.task for artifact in every})
 
 
 def _place(row: str) -> tuple[str | None, int]:

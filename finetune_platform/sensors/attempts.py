@@ -5,7 +5,7 @@ permanent one ends it. What the work is belongs to the sensor that asks.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dagster import DagsterInstance, DagsterRunStatus, RunRequest, RunsFilter
 
@@ -28,14 +28,21 @@ IN_FLIGHT = frozenset(
 
 
 class Outcome(NamedTuple):
-    """What to do: start `request`, or wait, for `reason`; `settled` work is done."""
+    """What to do: start `request`, or wait, for `reason`; `settled` work is done, `ended` work has failed for good."""
 
     request: RunRequest | None
     settled: bool
     reason: str
+    ended: bool = False
 
 
-def attempt(instance: DagsterInstance, tags: Mapping[str, str], run_key: str, now: float) -> Outcome:
+def attempt(
+    instance: DagsterInstance,
+    tags: Mapping[str, str],
+    run_key: str,
+    now: float,
+    run_config: Mapping[str, Any] | None = None,
+) -> Outcome:
     """The next step of one piece of work.
 
     Args:
@@ -43,6 +50,7 @@ def attempt(instance: DagsterInstance, tags: Mapping[str, str], run_key: str, no
         tags: What every run of this work carries, and no other run.
         run_key: Of this work; the attempt is added, because a used key starts nothing again.
         now: Unix time in seconds.
+        run_config: Of the run that is asked for.
     """
     records = instance.get_run_records(RunsFilter(tags=dict(tags)))
     statuses = [record.dagster_run.status for record in records]
@@ -53,13 +61,15 @@ def attempt(instance: DagsterInstance, tags: Mapping[str, str], run_key: str, no
     failures = [failure_of_run(instance, record.dagster_run.run_id) for record in records]
     if permanent := next((f for f in failures if isinstance(f, PermanentError)), None):
         # The same input fails the same way; a mended one has other tags.
-        return Outcome(None, False, f"not tried again: {permanent.problem}")
+        return Outcome(None, False, f"not tried again: {permanent.problem}", ended=True)
     number = len(statuses) + 1
     if number > MAX_ATTEMPTS:
-        return Outcome(None, False, f"{MAX_ATTEMPTS} attempts failed; mend the cause, then start it by hand")
+        told = f"{MAX_ATTEMPTS} attempts failed; mend the cause, then start it by hand"
+        return Outcome(None, False, told, ended=True)
     if records and (left := _pause_left(number, max(r.end_time or 0.0 for r in records), now)) > 0:
         return Outcome(None, False, f"attempt {number} in {left:.0f} s")
-    return Outcome(RunRequest(run_key=f"{run_key}-{number}", tags=dict(tags)), False, "")
+    request = RunRequest(run_key=f"{run_key}-{number}", tags=dict(tags), run_config=dict(run_config or {}))
+    return Outcome(request, False, "")
 
 
 def _pause_left(number: int, ended: float, now: float) -> float:

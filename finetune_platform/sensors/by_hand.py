@@ -5,7 +5,9 @@ It is an ordinary run of the installation's Dagster instance: the UI shows its l
 
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from dagster import AssetKey, DagsterEvent, DagsterEventType, DagsterInstance, EventLogEntry, JobDefinition
 
@@ -17,7 +19,14 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """The screen shows progress; the whole log is in the Dagster instance."""
 
 
-def execute(job: JobDefinition, task: str, stages: Sequence[str], send: SendEvent) -> str:
+def execute(
+    job: JobDefinition,
+    task: str,
+    stages: Sequence[str],
+    send: SendEvent,
+    run_config: Mapping[str, Any] = MappingProxyType({}),
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Materializes assets of one task, in the order of the flow.
 
     Args:
@@ -25,6 +34,8 @@ def execute(job: JobDefinition, task: str, stages: Sequence[str], send: SendEven
         task: Its name.
         stages: Assets to materialize.
         send: Hears of every stage.
+        run_config: Of the run.
+        tags: Of the run, besides the job's.
 
     Returns:
         The Dagster run's id.
@@ -33,11 +44,12 @@ def execute(job: JobDefinition, task: str, stages: Sequence[str], send: SendEven
         FinetuneError: With the problem and mend of the stage that failed.
     """
     run_id = str(uuid.uuid4())
-    with DagsterInstance.get() as instance, _Following(instance, run_id, send):
+    with DagsterInstance.get() as instance, Following(instance, run_id, send):
         result = job.execute_in_process(
             instance=instance,
             run_id=run_id,
-            run_config=QUIET,
+            run_config={**QUIET, **run_config},
+            tags=dict(tags),
             asset_selection=[AssetKey([task, stage]) for stage in stages],
             raise_on_error=False,
         )
@@ -46,7 +58,7 @@ def execute(job: JobDefinition, task: str, stages: Sequence[str], send: SendEven
     return run_id
 
 
-class _Following:
+class Following:
     """Sends a run's events while the block runs; the event log is read, so nothing depends on who executes."""
 
     def __init__(self, instance: DagsterInstance, run_id: str, send: SendEvent) -> None:

@@ -1,8 +1,8 @@
 """What a champion answered, as the interactions log holds it: a random sample, to compare traffic with traffic."""
 
 import json
-from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from collections.abc import Collection, Iterator
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from finetune_platform.lake import Lake
@@ -70,6 +70,46 @@ def answered_days(lake: Lake, task: Task, adapter: str, after: datetime, until: 
         rows = [row for row in found.to_pylist() if sampler.reason(row["interaction_id"], row["arm"]) == "share"]
         if rows:
             yield sorted((_answered(row) for row in rows), key=lambda row: (row.timestamp, row.interaction_id))
+
+
+def answered_since(lake: Lake, task: Task, adapter: str, after: datetime) -> int:
+    """How many answers of the champion the log holds after a moment, those that only errors brought there too."""
+    try:
+        log = lake.table(interactions_path(task.name))
+    except FileNotFoundError:
+        return 0
+    import pyarrow.dataset as ds
+
+    recent = (ds.field(DAY) >= (after - timedelta(days=1)).date()) & (ds.field("timestamp") > after)
+    served = (ds.field("adapter_id") == adapter) & ds.field("arm").isin(["champion", "base"])
+    with lake.table_failures(interactions_path(task.name)):
+        return log.to_pyarrow_dataset().count_rows(filter=recent & served)
+
+
+class Asked(NamedTuple):
+    """What one interaction was about: the request's messages, and the answer; None where there was none."""
+
+    messages: tuple[dict[str, Any], ...]
+    answer: str | None
+
+
+def asked_of(lake: Lake, task: str, interaction_ids: Collection[str]) -> dict[str, Asked]:
+    """What was asked and answered, by interaction id; those that the log does not hold are not there."""
+    if not interaction_ids:
+        return {}
+    try:
+        log = lake.table(interactions_path(task))
+    except FileNotFoundError:
+        return {}
+    columns = ["interaction_id", "request", "response"]
+    with lake.table_failures(interactions_path(task)):
+        table = log.to_pyarrow_table(columns=columns, filters=[("interaction_id", "in", sorted(interaction_ids))])
+    return {
+        row["interaction_id"]: Asked(
+            tuple(json.loads(row["request"] or "{}").get("messages") or ()), _answer(row["response"])
+        )
+        for row in table.to_pylist()
+    }
 
 
 def _answered(row: dict[str, Any]) -> Answered:

@@ -15,7 +15,7 @@ from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
 from finetune_platform.errors import BadInput, FinetuneError, TransientError
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DatasetManifest
+from finetune_platform.manifests import AdapterManifest, DatasetManifest
 from finetune_platform.progress import Report
 from finetune_platform.settings import settings
 from finetune_platform.task_file import load_task
@@ -45,6 +45,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m finetune_platform.training", description="Trains one adapter.")
     parser.add_argument("--task-file", type=Path, required=True)
     parser.add_argument("--dataset", required=True, metavar="ID", help="a curated dataset in the lake: ds-…")
+    parser.add_argument("--warm-start", metavar="ID", help="begin at the weights of a registered adapter: ad-…")
     parser.add_argument("--progress-every", type=float, default=2.0, metavar="SECONDS")
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="end, with the whole process group, when standard input closes"
@@ -67,6 +68,7 @@ def _train(options: argparse.Namespace, stop: StopRequest, report: Report, tell:
             stop=stop,
             progress_every_s=options.progress_every,
             tags=tags,
+            warm_start=_adapter(lake, task.name, options.warm_start),
         )
     except Stopped:
         return STOPPED_EXIT_CODE
@@ -86,6 +88,18 @@ def _dataset(lake: Lake, task: str, dataset_id: str) -> DatasetManifest:
         raise BadInput(
             f"--dataset {dataset_id}: nothing is published at {lake.url_of(path)}",
             f"materialize {task}/curated_dataset, or name one of the datasets there",
+        ) from error
+
+
+def _adapter(lake: Lake, task: str, adapter_id: str | None) -> AdapterManifest | None:
+    if adapter_id is None:
+        return None
+    path = AdapterManifest.path_of(task, adapter_id)
+    try:
+        return lake.manifest(AdapterManifest, path)
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"--warm-start {adapter_id}: nothing is published at {lake.url_of(path)}", "name a registered adapter"
         ) from error
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from finetune_platform.identity import content_id
 from finetune_platform.inference.base_models import ResolvedModel, resolve_base_model
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, TrainingManifest
+from finetune_platform.manifests import MANIFEST_NAME, AdapterManifest, DatasetManifest, TrainingManifest
 from finetune_platform.progress import Report, Ticker
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.task import Stage, Task
@@ -36,16 +36,20 @@ from finetune_platform.training.optimizer import AdapterOptimizer, learning_rate
 from finetune_platform.training.prepare import Prepared, prepare
 from finetune_platform.training.random_state import seed_everything
 from finetune_platform.training.tracking import TrackedRun, Tracking, start_tracking
+from finetune_platform.training.warm_start import begin_at, expect_same_base
 
 EDGE_STEPS = 10
 """`first_loss` and `final_loss` are means over so many steps: batches are sorted by length, so one tells little."""
 
 
-def training_run_id(dataset_id: str, base_model_revision: str, system_prompt: str, stage: Stage) -> str:
+def training_run_id(
+    dataset_id: str, base_model_revision: str, system_prompt: str, stage: Stage, warm_start: str | None = None
+) -> str:
     """The id of the run that these decide."""
     return content_id(
         "tr",
         {
+            **({"warm_start": warm_start} if warm_start else {}),
             "dataset": dataset_id,
             "base_model_revision": base_model_revision,
             "system_prompt": system_prompt,
@@ -68,6 +72,7 @@ def run_training(
     stop: Callable[[], bool] = lambda: False,
     progress_every_s: float = 2.0,
     tags: Mapping[str, str] | None = None,
+    warm_start: AdapterManifest | None = None,
 ) -> TrainingManifest:
     """Trains the task's adapter on a dataset and publishes it.
 
@@ -83,6 +88,7 @@ def run_training(
         stop: Asked before every forward pass; True saves a checkpoint and ends the run.
         progress_every_s: Least seconds between two progress lines.
         tags: Further MLflow tags, such as the Dagster run.
+        warm_start: A registered adapter at whose weights training begins; None: at fresh ones.
 
     Returns:
         The run's manifest: a new one, or that of the finished run with this id.
@@ -93,7 +99,10 @@ def run_training(
     """
     base = resolve_base_model(task.base_model, task.folder, lake, cache_dir, report)
     stage = task.training.stages[0]
-    run_id = training_run_id(dataset.artifact_id, base.revision, task.system_prompt, stage)
+    if warm_start is not None:
+        expect_same_base(warm_start, base)
+    begins_at = warm_start.artifact_id if warm_start else None
+    run_id = training_run_id(dataset.artifact_id, base.revision, task.system_prompt, stage, begins_at)
     path = f"{task.name}/training_runs/{run_id}"
     if lake.is_published(path):
         report(f"training: {run_id} is finished already")
@@ -103,9 +112,11 @@ def run_training(
     shutil.rmtree(own_work, ignore_errors=True)  # What a killed process of this run left.
     with _tracked(tracking_uri, lake, _tracked_run(task, dataset, base, stage, run_id, tags or {}), report) as opening:
         prepared = prepare(lake, dataset, base, stage, task.system_prompt, own_work, report)
+        if warm_start is not None:
+            begin_at(prepared.model, warm_start, stage, lake, own_work / "warm_start", report)
         tracking = opening.result()
         restored = _train(prepared, stage, lake, path, own_work, tracking, report, on_metrics, stop, progress_every_s)
-        manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id)
+        manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins_at)
         _publish(lake, manifest, prepared, restored.log, own_work, tracking)
     shutil.rmtree(own_work, ignore_errors=True)
     report(f"training: {run_id} is published: final loss {manifest.final_loss:.4f}")
@@ -220,6 +231,7 @@ def _manifest(
     prepared: Prepared,
     restored: Restored,
     mlflow_run_id: str,
+    begins_at: str | None,
 ) -> TrainingManifest:
     log, data = restored.log, prepared.data
     seconds = sum(entry.seconds for entry in log)
@@ -227,7 +239,7 @@ def _manifest(
     return TrainingManifest(
         artifact_id=run_id,
         task=task.name,
-        parents={"curated_dataset": dataset.artifact_id},
+        parents={"curated_dataset": dataset.artifact_id, **({"warm_start": begins_at} if begins_at else {})},
         code_version=TRAINING_VERSION,
         base_model=base.name,
         base_model_revision=base.revision,

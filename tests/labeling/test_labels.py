@@ -18,13 +18,12 @@ from finetune_platform.labeling.labels import (
     keep_expert_labels,
     keep_production_labels,
     labelled_interactions,
-    labels_of_interaction,
     publish_label_set,
 )
 from finetune_platform.labeling.readiness import readiness_of
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import LabelsManifest
-from finetune_platform.rows import LABELS_NAME, Message
+from finetune_platform.rows import LABELS_NAME, Message, labels_path
 
 TRUST: dict[LabelFrom, float] = {"correction": 0.7, "accepted": 0.3}
 
@@ -55,6 +54,11 @@ def correction(interaction_id: str, question: str, answer: str, **changed: Any) 
     return said._replace(**changed)
 
 
+def labels_of_interaction(lake: Lake, interaction_id: str) -> list[dict[str, Any]]:
+    rows = lake.table(labels_path(TASK)).to_pyarrow_table().to_pylist()
+    return [row for row in rows if row["interaction_id"] == interaction_id]
+
+
 def rows_of(lake: Lake, labels: LabelsManifest) -> list[dict[str, Any]]:
     return pq.read_table(pa.BufferReader(lake.get(f"{labels.path}/{LABELS_NAME}"))).to_pylist()
 
@@ -66,10 +70,10 @@ def batch(database: Database) -> Batch:
 
 def test_every_label_says_who_decided_what_on_which_interaction(batch: Batch, lake: Lake) -> None:
     assert keep_expert_labels(lake, batch) == keep_expert_labels(lake, batch) == 3
-    (label,) = labels_of_interaction(lake, TASK, "in-3")
+    (label,) = labels_of_interaction(lake, "in-3")
     assert (label["answer"], label["how"], label["decided_by"]) == ("greeting", "adjudication", ["cy"])
     assert (label["batch_id"], label["number"], label["adapter_id"]) == (BATCH, 3, "ad-1")
-    (agreed,) = labels_of_interaction(lake, TASK, "in-2")
+    (agreed,) = labels_of_interaction(lake, "in-2")
     assert (agreed["how"], agreed["decided_by"]) == ("agreement", ["ann", "bob"])
     assert labelled_interactions(lake, TASK) == {"in-1", "in-2", "in-3"}
 
@@ -123,4 +127,4 @@ def test_of_two_writers_at_once_none_doubles_a_label(local_lake: Lake) -> None:
     later = [one._replace(said_at=one.said_at + timedelta(days=1)) for one in said]
     assert keep_production_labels(local_lake, TASK, said, TRUST) == 5
     assert keep_production_labels(local_lake, TASK, [*said, *later], TRUST) == 0
-    assert len(labels_of_interaction(local_lake, TASK, "in-1")) == 1
+    assert len(labels_of_interaction(local_lake, "in-1")) == 1
