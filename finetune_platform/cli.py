@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from finetune_platform.cli_base_model import base_model
 from finetune_platform.cli_drift import drift
 from finetune_platform.cli_ensemble import ensemble_app
+from finetune_platform.cli_labels import labels
 from finetune_platform.cli_notify import notify_app
 from finetune_platform.cli_options import AnyTask, Json, Reason, TaskName
 from finetune_platform.cli_route import route_app
@@ -63,6 +64,7 @@ app.add_typer(route_app, name="route")
 app.add_typer(ensemble_app, name="ensemble")
 app.add_typer(notify_app, name="notify")
 app.command("drift")(drift)
+app.command("labels")(labels)
 app.command("base-model")(base_model)
 
 

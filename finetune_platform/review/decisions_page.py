@@ -8,7 +8,7 @@ from typing import Any
 from nicegui import ui
 
 from finetune_platform.database import Database
-from finetune_platform.errors import BadInput, TransientError
+from finetune_platform.errors import BadInput, FinetuneError
 from finetune_platform.review.decisions import Decisions, Dispute, Docket
 from finetune_platform.review.desk import SaidElsewhere
 from finetune_platform.review.fragments import fragment
@@ -95,7 +95,7 @@ class DecisionsPage:
         async with self._one_at_a_time:
             try:
                 await self._read()
-            except TransientError:
+            except FinetuneError:
                 return
             self._show_head()
             if self._here is None:
@@ -125,7 +125,7 @@ class DecisionsPage:
             except BadInput as error:
                 self._tell("refused", said.id, f"Not saved: {error.problem}; {error.mend}.")
                 return
-            except TransientError as error:
+            except FinetuneError as error:
                 self._tell("away", said.id, f"Not saved: {error.problem}.")
                 return
             self._heard = said.id
@@ -140,7 +140,7 @@ class DecisionsPage:
         async with self._one_at_a_time:
             try:
                 await self._read()
-            except TransientError as error:
+            except FinetuneError as error:
                 ui.notify(error.problem, type="warning")
                 return
             found = self._decisions.go(self._docket, self._here, going.way) if self._docket else None

@@ -1,11 +1,12 @@
 """The page where a lead sees how far a batch is and how far people agree, as it is now."""
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from nicegui import ui
 
 from finetune_platform.database import Database
-from finetune_platform.errors import TransientError
+from finetune_platform.errors import FinetuneError
 from finetune_platform.labeling.batches import Batch, newest_batch, newest_open_batch, read_batch
 from finetune_platform.labeling.figures import figures_of
 from finetune_platform.labeling.readiness import readiness_of
@@ -37,21 +38,22 @@ class FiguresPage:
         self._frame.build()
         with ui.element("main").classes("wrap"):
             self._panel = ui.html("", sanitize=False).classes("figures")
-        ui.timer(LOOK_S, self.look, immediate=False)
+        ui.timer(LOOK_S, self._look, immediate=False)
 
-    async def look(self) -> None:
+    async def begin(self) -> None:
         """Shows what is known now; nothing is computed while nobody says anything."""
-        if self._frame.caller() is None:
-            return
-        try:
-            batch = await in_a_thread(lambda: _newest(self._database, self._task.name))
-            if batch is None:
-                self._panel.set_content(fragment("no_batch", task=self._task))
-            elif batch != self._shown:
-                self._panel.set_content(await in_a_thread(lambda: figures_html(self._database, self._task, batch)))
-            self._shown = batch
-        except TransientError:
-            return
+        batch = await in_a_thread(lambda: _newest(self._database, self._task.name))
+        if batch is None:
+            self._panel.set_content(fragment("no_batch", task=self._task))
+        elif batch != self._shown:
+            self._panel.set_content(await in_a_thread(lambda: figures_html(self._database, self._task, batch)))
+        self._shown = batch
+
+    async def _look(self) -> None:
+        if self._frame.caller() is not None:
+            # The last figures stay while the database is away.
+            with suppress(FinetuneError):
+                await self.begin()
 
 
 class Scale(NamedTuple):

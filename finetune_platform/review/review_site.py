@@ -1,11 +1,13 @@
 """The review pages as a site of the gateway's application, at `/review`."""
 
+from collections.abc import Awaitable
 from typing import NamedTuple
 
 from fastapi import Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from nicegui import ui
 
+from finetune_platform.errors import FinetuneError
 from finetune_platform.review.decisions_page import DecisionsPage
 from finetune_platform.review.desk import Desk
 from finetune_platform.review.figures_page import FiguresPage
@@ -60,13 +62,10 @@ async def rows(request: Request, task: str = "") -> Response | None:
     ui.add_head_html(head_html())
     if chosen is None:
         Frame(visit, "rows", None).build()
-        waiting = await in_a_thread(lambda: [_waiting(gateway, name, visit.caller.actor) for name in visit.tasks])
-        ui.html(fragment("home", site=visit.site, waiting=waiting), sanitize=False)
-        return None
+        return await _begun(_choose(visit))
     page = RowsPage(visit, gateway.database, chosen)
     page.build()
-    await page.begin()
-    return None
+    return await _begun(page.begin())
 
 
 @ui.page("/decisions", title="Decisions", reconnect_timeout=RECONNECT_S)
@@ -77,8 +76,7 @@ async def decisions(request: Request, task: str = "") -> Response | None:
         return found
     page = DecisionsPage(found[0], found[0].site.content.database, found[1])
     page.build()
-    await page.begin()
-    return None
+    return await _begun(page.begin())
 
 
 @ui.page("/figures", title="Agreement")
@@ -89,8 +87,22 @@ async def figures(request: Request, task: str = "") -> Response | None:
         return found
     page = FiguresPage(found[0], found[0].site.content.database, found[1])
     page.build()
-    await page.look()
+    return await _begun(page.begin())
+
+
+async def _begun(beginning: Awaitable[None]) -> Response | None:
+    """Waits until a page shows something; what to say instead where the database does not answer."""
+    try:
+        await beginning
+    except FinetuneError as error:
+        return HTMLResponse(fragment("away", problem=error.problem), 503, {"retry-after": "5"})
     return None
+
+
+async def _choose(visit: Visit) -> None:
+    gateway: Gateway = visit.site.content
+    waiting = await in_a_thread(lambda: [_waiting(gateway, name, visit.caller.actor) for name in visit.tasks])
+    ui.html(fragment("home", site=visit.site, waiting=waiting), sanitize=False)
 
 
 def _lead_of(request: Request, name: str) -> tuple[Visit, Task] | Response:

@@ -8,7 +8,7 @@ from typing import Any
 from nicegui import ui
 
 from finetune_platform.database import Database
-from finetune_platform.errors import BadInput, TransientError
+from finetune_platform.errors import BadInput, FinetuneError
 from finetune_platform.labeling.items import Said
 from finetune_platform.review.desk import Desk, Opened, SaidElsewhere
 from finetune_platform.review.fragments import fragment
@@ -86,7 +86,7 @@ class RowsPage:
                     batch = await in_a_thread(self._desk.newest)
                     if batch is not None and batch.batch_id == self._here.batch.batch_id:
                         self._progress.set_content(fragment("progress", progress=self._desk.progress(batch)))
-            except TransientError:
+            except FinetuneError:
                 return
 
     async def _spoken(self, event: Any) -> None:
@@ -111,7 +111,7 @@ class RowsPage:
             except BadInput as error:
                 self._tell("refused", said.id, _in_words(error))
                 return
-            except TransientError as error:
+            except FinetuneError as error:
                 self._tell("away", said.id, f"Not saved: {error.problem}.")
                 return
             self._heard, self._here = said.id, after
@@ -128,7 +128,7 @@ class RowsPage:
                 return
             try:
                 await in_a_thread(lambda: self._desk.keep(here, typed.text))
-            except (BadInput, TransientError) as error:
+            except FinetuneError as error:
                 self._tell("unkept", typed.id, f"Not kept: {error.problem}.")
                 return
             self._tell("kept", typed.id)
@@ -140,7 +140,7 @@ class RowsPage:
         async with self._one_at_a_time:
             try:
                 found = await in_a_thread(lambda: self._desk.go(self._here, going.way))
-            except TransientError as error:
+            except FinetuneError as error:
                 ui.notify(error.problem, type="warning")
                 return
             if found is not None and self._here is not None and found.row.number == self._here.row.number:

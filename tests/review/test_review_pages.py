@@ -13,9 +13,11 @@ from answering_engine import AnsweringEngine
 from gateway_server import Running, running_gateway
 from review_batches import BATCH, TASK, a_batch, item
 
+from finetune_platform.errors import Unreachable
 from finetune_platform.labeling.answering import Annotation, annotate
 from finetune_platform.labeling.batches import Reviewed, close_batch, read_batch
 from finetune_platform.labeling.items import Item
+from finetune_platform.review import rows_page
 from finetune_platform.review.review_site import review_site
 from finetune_platform.serving.keys import revoke_key
 from finetune_platform.settings import Settings
@@ -304,7 +306,8 @@ def test_what_was_decided_or_closed_meanwhile_is_said_and_the_text_stays(browser
         assert page.input_value("#answer") == "ade"
 
 
-def test_who_waits_gets_a_row_that_comes_free(browser: Any, serve: Serve) -> None:
+def test_who_waits_gets_a_row_that_comes_free(browser: Any, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_page, "PROGRESS_S", 0.5)
     served = serve([item()])
     database = served.gateway.database
     with opened(browser, served, served.key("reviewer")) as page:
@@ -312,7 +315,7 @@ def test_who_waits_gets_a_row_that_comes_free(browser: Any, serve: Serve) -> Non
         page.keyboard.press("Control+Enter")
         page.wait_for_selector("text=Nothing waits for you")
         a_batch(database, [item("a new question")], cause="alarm 2", batch_id="rb-000000000002")
-        page.wait_for_selector("text=a new question", timeout=15_000)
+        page.wait_for_selector("text=a new question")
 
 
 def test_a_revoked_key_loses_the_page_and_keeps_the_text(browser: Any, serve: Serve) -> None:
@@ -353,6 +356,30 @@ def test_doors_open_to_those_with_the_role(browser: Any, serve: Serve) -> None:
         operators = http.cookies["finetune_operator"]
         there = http.get(url + "/rows", headers={"cookie": f"finetune_review={operators}"}, timeout=10)
         assert there.url.endswith("/review/login")
+
+
+def test_without_the_database_the_page_says_so_and_saves_when_it_is_back(
+    browser: Any, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve([item("q1", "a"), item("q2")])
+    database = served.gateway.database
+
+    def away(*_: Any) -> Any:
+        raise Unreachable("the database does not answer", "start it")
+
+    with opened(browser, served, served.key("reviewer")) as page:
+        at_row(page, 1)
+        cookies = {cookie["name"]: cookie["value"] for cookie in page.context.cookies()}
+        monkeypatch.setattr(database, "session", away)
+        monkeypatch.setattr(database, "reading", away)
+        page.keyboard.type("b")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector(".alert:has-text('Not saved: the database does not answer')")
+        answer = requests.get(f"{served.url}/review/rows", cookies=cookies, timeout=10)
+        assert answer.status_code == 503 and "the database does not answer" in answer.text
+        monkeypatch.undo()
+        at_row(page, 2)
+    assert row(served).outcome.answer == "ab"
 
 
 def test_a_key_for_one_task_sees_that_alone(browser: Any, settings_env: Settings, task_file: Any) -> None:
