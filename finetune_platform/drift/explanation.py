@@ -58,12 +58,12 @@ class Since(NamedTuple):
 
 
 def growth_began(ticks: Sequence[DriftTick]) -> DriftTick:
-    """The look with which the evidence of the channel that rang began to grow.
+    """The look with which the evidence of the channel that rang began to grow; where none rang, of the loudest now.
 
     Args:
-        ticks: All with a reference, in their order; one of them rang.
+        ticks: All with a reference, in their order, at least one.
     """
-    rang = next(number for number, tick in enumerate(ticks) if tick.alarm)
+    rang = next((number for number, tick in enumerate(ticks) if tick.alarm), len(ticks) - 1)
     loudest = max(ticks[rang].channels, key=lambda name: ticks[rang].channels[name])
     first = rang
     while first and ticks[first - 1].channels.get(loudest, 1.0) >= GREW:

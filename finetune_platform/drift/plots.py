@@ -70,7 +70,11 @@ def evidence_plots(history: Sequence[Look], limit: float) -> Plots:
             _curve(name, history, [look.channels.get(name, 1.0) for look in history], top, limit) for name in names
         ],
         limit=_height(limit, top),
-        grid=[(_height(10.0**power, top), power_of_ten(power)) for power in range(0, int(top) + 1, DECADES)],
+        grid=[
+            # What lies beyond the top is drawn there.
+            (_height(10.0**power, top), ("≥" if power == MOST_TOP < _decades(largest) else "") + power_of_ten(power))
+            for power in range(0, int(top) + 1, DECADES)
+        ],
     )
 
 
@@ -79,7 +83,7 @@ def evidence(value: float) -> str:
     if value < 1e6:
         return f"{value:,.2f}" if value < 10 else f"{value:,.0f}"
     power = math.floor(math.log10(value))
-    return f"{value / 10.0**power:.1f} × {power_of_ten(power)}"
+    return f"{value / 10.0**power:.1f}\u00a0×\u00a0{power_of_ten(power)}"
 
 
 def power_of_ten(power: int) -> str:

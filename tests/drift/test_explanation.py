@@ -83,3 +83,4 @@ def test_the_growth_is_that_of_the_channel_that_rang() -> None:
     ]
     assert growth_began(ticks).number == 3
     assert growth_began([tick(1, True, novelty=1e9)]).number == 1
+    assert growth_began([tick(1, False, novelty=1.0), tick(2, False, novelty=5.0)]).number == 2, "none rang yet"

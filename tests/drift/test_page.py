@@ -119,7 +119,7 @@ def test_plots_are_on_one_scale_with_the_limit_inside() -> None:
     novelty = plots.channels[0]
     assert novelty.title == "novelty of questions" and novelty.over and novelty.spoke
     assert [point.y for point in novelty.points] == [100.0, 0.0]
-    assert 0 < plots.limit < 100 and plots.grid[0] == (100.0, "1")
+    assert 0 < plots.limit < 100 and (plots.grid[0], plots.grid[-1]) == ((100.0, "1"), (0.0, "≥10¹²"))
     quiet = evidence_plots([look(1, 1.0)], 365.0)
     assert 5 < quiet.limit < 50 and [curve.spoke for curve in quiet.channels] == [True, False, False]
     told = [a for tag, a in Page(render_page(alarm())).tags if tag == "svg" and a.get("role") == "img"]
@@ -127,7 +127,7 @@ def test_plots_are_on_one_scale_with_the_limit_inside() -> None:
 
 
 def test_numbers_as_people_write_them() -> None:
-    assert [evidence(v) for v in (0.5, 12.4, 54321.0, 1.53e27)] == ["0.50", "12", "54,321", "1.5 × 10²⁷"]
+    assert [evidence(v) for v in (0.5, 12.4, 54321.0, 1.53e27)] == ["0.50", "12", "54,321", "1.5\u00a0×\u00a010²⁷"]
     assert [percent(v) for v in (0.0, 0.0042, 0.12, 1.0)] == ["0%", "0.4%", "12%", "100%"]
     assert (points(0.124), points(-0.05), moment("2026-01-01T10:20:30+00:00")) == ("+12.4", "−5.0", "2026-01-01 10:20")
 
