@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 from finetune_platform.labeling.items import Selection
 from finetune_platform.labeling.sampling import proportional
-from finetune_platform.labeling.spread import spread
+from finetune_platform.labeling.spread import Vectors, spread
 from finetune_platform.repeats import counted
 from finetune_platform.rows import Message
 from finetune_platform.task_labeling import Labeling
 
-POOL = 5
-"""Hard rows are drawn from so many times as many: the hardest."""
+POOL, MOST = 5, 1 / 3
+"""Hard and novel rows are drawn of so many times as many, the highest scores, and of no more than this share of what is
+left: few candidates would else be spread over rows that are not hard at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,9 +72,9 @@ def choose(
     """The rows of a batch: `labeling.budget`, or all where there are no more.
 
     One row of each session and of each near-duplicate comes into question. The random part is drawn first, of all of
-    them, every row with the same probability: an average over it needs no weights and speaks for all. Of the rest the
-    most novel come, then hard ones: spread by k-means++ over the hardest. A share whose score nobody could give goes to
-    the random part. The same candidates give the same rows, whatever order they come in.
+    them, every row with the same probability: an average over it needs no weights and speaks for all. Of the rest novel
+    rows come, then hard ones, both spread by k-means++ over those with the highest scores. A share whose score nobody
+    could give goes to the random part. The same candidates give the same rows, whatever order they come in.
 
     Args:
         candidates: Traffic, of one adapter or several.
@@ -87,19 +88,27 @@ def choose(
         return [Chosen(row, "random", 1.0, None) for row in rows]
     novelty, hardness = _scores([row.novelty for row in rows]), _scores([row.hardness for row in rows])
     measuring, novel, hard = _shares(labeling, np.isfinite(novelty).any(), np.isfinite(hardness).any())
-    drawn = proportional([row.stratum for row in rows], measuring, rng)
-    left = np.setdiff1d(np.arange(len(rows)), drawn)
-    strange = left[np.argsort(-novelty[left], kind="stable")[:novel]]
-    left = np.setdiff1d(left, strange)
-    pool = left[np.argsort(-hardness[left], kind="stable")[: POOL * hard]]
     vectors = np.stack([row.vector for row in rows])
-    difficult = pool[spread(vectors[pool], vectors[[*drawn, *strange]], hard, rng)]
+    drawn = proportional([row.stratum for row in rows], measuring, rng)
+    strange = _highest(novelty, vectors, drawn, novel, rng)
+    difficult = _highest(hardness, vectors, [*drawn, *strange], hard, rng)
     probability = measuring / len(rows)
     return [
         *(Chosen(rows[i], "random", probability, None) for i in drawn),
         *(Chosen(rows[i], "novel", probability, _score(novelty[i])) for i in strange),
         *(Chosen(rows[i], "hard", probability, _score(hardness[i])) for i in difficult),
     ]
+
+
+def _highest(
+    scores: npt.NDArray[np.float64], vectors: Vectors, taken: Sequence[int], count: int, rng: np.random.Generator
+) -> list[int]:
+    """Numbers of `count` rows with high scores that differ from each other and from those taken."""
+    left = np.setdiff1d(np.arange(len(scores)), taken)
+    scored = int(np.isfinite(scores[left]).sum())
+    most = max(count, min(POOL * count, int(MOST * len(left)), scored))
+    pool = left[np.argsort(-scores[left], kind="stable")[:most]]
+    return [int(pool[i]) for i in spread(vectors[pool], vectors[list(taken)], count, rng)]
 
 
 def _shares(labeling: Labeling, has_novelty: np.bool, has_hardness: np.bool) -> tuple[int, int, int]:

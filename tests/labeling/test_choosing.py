@@ -59,10 +59,10 @@ def test_a_batch_has_its_shares_and_says_why_each_row_was_chosen() -> None:
     assert len(set(ids(chosen))) == 20
     assert {row.inclusion_probability for row in chosen} == {8 / 200}
     assert [row.score for row in chosen if row.selection == "random"] == [None] * 8
-    most_novel = [row.score for row in chosen if row.selection == "novel"]
-    assert all(score is not None and score >= 1 - 12 / 200 for score in most_novel)
-    hardest = [row.score for row in chosen if row.selection == "hard"]
-    assert all(score is not None and score >= 1 - (8 * POOL + 12) / 200 for score in hardest)
+    novel = [row.score for row in chosen if row.selection == "novel"]
+    assert all(score is not None and score >= 1 - (4 * POOL + 9) / 200 for score in novel)
+    hard = [row.score for row in chosen if row.selection == "hard"]
+    assert all(score is not None and score >= 1 - (8 * POOL + 13) / 200 for score in hard)
 
 
 def test_the_random_part_holds_each_stratum_in_proportion() -> None:
@@ -135,8 +135,13 @@ def test_a_share_that_nobody_can_score_goes_to_the_random_part(unknown: float | 
 def test_rows_without_a_score_come_after_those_that_have_one() -> None:
     rows = [replace(row, novelty=None if i < 198 else 0.1) for i, row in enumerate(candidates(200))]
     chosen = choose(rows, Labeling(budget=20, random_share=0.05), 0)
-    novel = [row.score for row in chosen if row.selection == "novel"]
-    assert len(novel) == 4 and novel[0] is not None and novel[-1] is None
+    assert {row.score for row in chosen if row.selection == "novel"} == {0.1, None}
+
+
+def test_of_few_rows_hard_ones_come_still() -> None:
+    chosen = choose(candidates(30), TWENTY, 0)
+    hard = [row.score for row in chosen if row.selection == "hard"]
+    assert all(score is not None and score > 0.3 for score in hard)
 
 
 scores = st.none() | st.floats()
