@@ -1,7 +1,7 @@
 """`review_batch`: rows of the traffic for experts, after an alarm or by hand."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +26,19 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import BatchManifest, DatasetManifest, DriftManifest
 from finetune_platform.resources.failures import user_failures
 from finetune_platform.resources.workbench import Workbench
-from finetune_platform.rows import Message
+from finetune_platform.rows import Message, Split
 from finetune_platform.task import Task
 
 if TYPE_CHECKING:
+    from finetune_platform.drift.monitor import Embeds
     from finetune_platform.drift.rows import TrafficRow
     from finetune_platform.labeling.choosing import Candidate
     from finetune_platform.labeling.composing import Gold
+    from finetune_platform.labeling.spread import Vectors
 
 ASSET = "review_batch"
 CODE_VERSION = "1"
-MOST_CANDIDATES = 5000
+MOST_CANDIDATES = MOST_KNOWN = 5000
 
 
 class ReviewBatchConfig(Config):
@@ -126,7 +128,8 @@ def _batch(
         task.name,
         task.labeling,
         candidates,
-        list(_gold(task, lake, database)),
+        # Their answers are known, and no adapter has learned them.
+        list(_rows_of(task, lake, database, "test")),
         cause=cause,
         reason=report.headline,
         parents={"drift_report": report.artifact_id},
@@ -160,9 +163,11 @@ def _candidates(
     if not rows:
         return [], since
     say(f"{len(rows):,} of {sample.logged:,} rows since {since:%Y-%m-%d %H:%M} UTC come into question")
-    vectors = traffic.load_embedder().embed([row.question for row in rows])
+    embedder = traffic.load_embedder()
+    vectors = embedder.embed([row.question for row in rows])
     known = read_reference(lake, task.name, reference_id) if reference_id else None
     scores = novelty(vectors, known.vectors) if known else None
+    hardness = _hardness(rows, vectors, list(_rows_of(task, lake, database, "train")), embedder, say)
     asked = asked_of(lake, task.name, {row.interaction_id for row in rows})
     return [
         Candidate(
@@ -174,17 +179,36 @@ def _candidates(
             vector=vectors[i],
             session=row.session,
             novelty=None if scores is None else float(scores[i]),
-            hardness=_hardness(row),
+            hardness=hardness[i],
         )
         for i, row in enumerate(rows)
         if row.interaction_id in asked
     ], since
 
 
-def _hardness(row: "TrafficRow") -> float | None:
-    """What the log tells of how likely an answer is wrong: that it has not the task's format, or is a refusal."""
-    if row.format_valid is None and not row.refused:
-        return None
+def _hardness(
+    rows: Sequence["TrafficRow"], vectors: "Vectors", known: Sequence["Gold"], embedder: "Embeds", say: Any
+) -> list[float | None]:
+    """What can be told of how likely each answer is wrong; None where nothing can.
+
+    That the task's nearest training rows have another answer, and above all that it has not the task's format, or is a
+    refusal.
+    """
+    from random import Random
+
+    from finetune_platform.labeling.hardness import doubts
+    from finetune_platform.retrieval.prompt import question_of
+
+    if not known:
+        return [_flaws(row) if row.format_valid is not None or row.refused else None for row in rows]
+    some = Random(0).sample(known, min(len(known), MOST_KNOWN))
+    say(f"answers are compared with those of {len(some):,} training rows")
+    nearest = embedder.embed([question_of([message.plain() for message in row.messages]) for row in some])
+    doubt = doubts(vectors, [row.answer for row in rows], nearest, [row.answer for row in some])
+    return [float(doubt[i]) + _flaws(row) for i, row in enumerate(rows)]
+
+
+def _flaws(row: "TrafficRow") -> float:
     return float(row.format_valid is False) + float(row.refused)
 
 
@@ -192,13 +216,13 @@ def _prompt(messages: tuple[dict[str, Any], ...]) -> tuple[Message, ...]:
     return tuple(Message.model_validate(message) for message in messages if message["role"] != "system")
 
 
-def _gold(task: Task, lake: Lake, database: Database) -> Iterator["Gold"]:
-    """Test rows of the newest dataset: their answers are known, and no adapter has learned them."""
+def _rows_of(task: Task, lake: Lake, database: Database, split: Split) -> Iterator["Gold"]:
+    """Rows of the newest dataset, whose answers are known; none where there is no dataset."""
     from finetune_platform.labeling.composing import Gold
 
     latest = database.latest_artifact(task.name, "curated_dataset")
     if latest is None:
         return
     path = DatasetManifest.path_of(task.name, latest.artifact_id)
-    for row in lake.dataframe(f"{path}/test.parquet").select("messages", "answer").iter_rows():
+    for row in lake.dataframe(f"{path}/{split}.parquet").select("messages", "answer").iter_rows():
         yield Gold(_prompt(tuple(json.loads(row["messages"])[:-1])), row["answer"])

@@ -56,13 +56,13 @@ def command(*arguments: str) -> str:
     return told.stdout
 
 
-def an_open_batch(place: Settings, path: Path) -> Batch:
-    """An alarm over a real log, and the batch it leads to."""
+def an_open_batch(place: Settings, path: Path, familiar: int = 0) -> Batch:
+    """An alarm over a real log, and the batch it leads to; with the strange questions come some that are not."""
     lake, start = Lake(place.lake_url), datetime.now(UTC) - timedelta(days=5)
     home = questions("home", 180)
     log(lake, home, start)
     run(path, "drift")
-    log(lake, questions("strange", 60), start + timedelta(days=2))
+    log(lake, questions("strange", 60) + questions("home", familiar), start + timedelta(days=2))
     assert run(path, "drift")["verdict"] == "alarm"
     made = run(path, "review")
     assert made["cause"].startswith("alarm rf-") and made["dagster/row_count"] == 20
@@ -122,6 +122,14 @@ def test_an_alarm_becomes_rows_of_the_next_dataset_and_can_be_walked_both_ways(
     assert f"labels/{batch.batch_id}:{one.number}" in places
     status = command("status", TASK)
     assert "raw_examples" in status
+
+
+def test_rows_whose_answers_the_dataset_contradicts_are_hard(settings_env: Settings, path: Path) -> None:
+    run(path, "chain", "raw_examples", "curated_dataset")
+    batch = an_open_batch(settings_env, path, familiar=120)
+    hard = [row.item for row in batch.rows if row.item.selection == "hard"]
+    assert len(hard) == 8
+    assert not [item for item in hard if str(item.messages[-1].content).startswith(("My card", "The transfer"))]
 
 
 def test_without_answers_there_is_no_label_to_train_on(settings_env: Settings, path: Path) -> None:
