@@ -106,6 +106,17 @@ def run(
 
 
 @app.command()
+def loop(
+    task: Annotated[str, typer.Argument(help="Name of a task.")],
+    json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Show where a task's cycle stands: drift, experts, labels, retraining, rollout; what it costs and returns."""
+    from finetune_platform.commands.loop import show
+
+    show(task, json)
+
+
+@app.command()
 def retrain(
     task: Annotated[str, typer.Argument(help="Name of a task.")],
     accept_agreement: Annotated[

@@ -27,15 +27,13 @@ from finetune_platform.labeling.batches import newest_batch, read_batch
 from finetune_platform.labeling.figures import figures_of
 from finetune_platform.labeling.readiness import readiness_of
 from finetune_platform.labeling.retraining import (
-    MONTH,
-    answers_since,
     begin_retraining,
     end_retraining,
     permit,
     retrainings_of,
 )
 from finetune_platform.lake import Lake
-from finetune_platform.registry.spending import training_hours
+from finetune_platform.loop.money import spent_of
 from finetune_platform.sensors.attempts import attempt
 from finetune_platform.sensors.chain import STAGES, TASK_TAG
 from finetune_platform.sensors.claims import claim
@@ -116,12 +114,6 @@ def run_config(task: Task, cause: str, accept_agreement: bool = False) -> dict[s
     return {"ops": {f"{task.name}__expert_labels": {"config": told}}}
 
 
-def spent(task: Task, lake: Lake, database: Database, now: datetime) -> float:
-    """What a task's training and labels have cost in thirty days, at the prices of its task file."""
-    hours = training_hours(task.name, lake, database, now - MONTH)
-    return hours * task.cost.training_hour + answers_since(database, task.name, now - MONTH) * task.cost.label
-
-
 def _not_yet(task: Task, lake: Lake, database: Database, batch_id: str, now: float) -> str:
     """Why a batch starts nothing now; empty where it may."""
     batch = read_batch(database, batch_id)
@@ -137,7 +129,7 @@ def _not_yet(task: Task, lake: Lake, database: Database, batch_id: str, now: flo
         return f"ready; `finetune retrain {task.name}` starts it"
     moment = datetime.fromtimestamp(now, UTC)
     started = [one.started_at for one in retrainings_of(database, task.name)]
-    found = permit(task.retraining, started, spent(task, lake, database, moment), moment)
+    found = permit(task.retraining, started, spent_of(task, lake, database, moment).total, moment)
     if found.state == "over_budget":
         mend = f"raise it in the task file's `retraining:`, or `finetune retrain {task.name}`"
         _announce(database, task, "budget_reached", batch_id, f"labels wait, but {found.reason}", mend)
