@@ -52,8 +52,8 @@ FALSE_YEARS = 0.05
 TARGETS = {
     **{f"median ticks, {change.name}": f"<= {most}" for change, most in NAMES.items()},
     "years with a false alarm": f"<= {FALSE_YEARS}",
-    "ms a tick of 200 rows": f"< {TICK_MS}",
-    "ms after 1,000 ticks over ms of the first": f"<= {1 + GROWTH}",
+    "CPU ms a tick of 200 rows": f"< {TICK_MS}",
+    "CPU ms after 1,000 ticks over those of the first": f"<= {1 + GROWTH}",
 }
 
 
@@ -104,7 +104,7 @@ def _alarms(
 
 
 def _cost(reference: Reference, traffic: Texts) -> dict[str, Any]:
-    """Milliseconds of a tick of 200 rows whose vectors are there."""
+    """Milliseconds that processors work on a tick of 200 rows whose vectors are there, on all cores together."""
     rng, rows = np.random.default_rng(0), traffic.rows()
 
     def tick() -> Ints:
@@ -118,18 +118,18 @@ def _cost(reference: Reference, traffic: Texts) -> dict[str, Any]:
     old = Evidence.none(reference)
     for _ in range(1000):
         old = after(old, tick())
-    # In turns, on the same rows: what else the machine does then falls on both.
+    # In turns, on the same rows: what else the machine does then falls on both alike.
     fresh = Evidence.none(reference)
     spent: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(300):
         drawn = tick()
         for is_old in (True, False) if turn % 2 else (False, True):
-            started = time.perf_counter()
+            started = time.process_time()
             after(old if is_old else fresh, drawn)
-            spent[is_old].append(1000 * (time.perf_counter() - started))
+            spent[is_old].append(1000 * (time.process_time() - started))
     return {
-        "ms a tick of 200 rows": round(statistics.median(spent[True]), 2),
-        "ms after 1,000 ticks over ms of the first": round(
+        "CPU ms a tick of 200 rows": round(statistics.median(spent[True]), 2),
+        "CPU ms after 1,000 ticks over those of the first": round(
             statistics.median(spent[True]) / statistics.median(spent[False]), 3
         ),
     }
@@ -204,8 +204,10 @@ def _descriptors(reference: Sequence[str], tick: Sequence[str]) -> bool:
 def _met(found: Mapping[str, Any]) -> bool:
     quick_enough = all(found[f"median ticks, {change.name}"] <= most for change, most in NAMES.items())
     quiet = all(rate <= FALSE_YEARS for name, rate in found.items() if name.startswith("years with a false alarm"))
-    cheap = found["ms a tick of 200 rows"] < TICK_MS
-    return bool(quick_enough and quiet and cheap and found["ms after 1,000 ticks over ms of the first"] <= 1 + GROWTH)
+    cheap = found["CPU ms a tick of 200 rows"] < TICK_MS
+    return bool(
+        quick_enough and quiet and cheap and found["CPU ms after 1,000 ticks over those of the first"] <= 1 + GROWTH
+    )
 
 
 def _texts(embedder: Embedder, questions: list[str], labels: list[str]) -> Texts:
