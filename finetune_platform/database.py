@@ -28,7 +28,7 @@ from finetune_platform.database_engine import (
 )
 from finetune_platform.manifests import Manifest
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision; a database that has it is used without loading Alembic."""
 
 ALIASES = ("candidate", "champion")

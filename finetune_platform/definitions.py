@@ -28,6 +28,7 @@ from finetune_platform.sensors.base_model_update import base_model_sensor
 from finetune_platform.sensors.chain import chain_job, chain_schedule
 from finetune_platform.sensors.drift_alarm import drift_alarm_sensor, review_job
 from finetune_platform.sensors.drift_rows import drift_rows_sensor
+from finetune_platform.sensors.label_studio import label_studio_sensor
 from finetune_platform.sensors.labels_ready import labels_ready_sensor, retrain_job
 from finetune_platform.sensors.new_data import new_data_sensor
 from finetune_platform.sensors.notify import notify_sensor
@@ -67,11 +68,16 @@ def build_defs(tasks: Sequence[Task] | None = None, resources: Mapping[str, Any]
     found = find_tasks(place.tasks_dir) if tasks is None else list(tasks)
     per_task = [definitions for task in found for definitions in (_chain_of(task), _loop_of(task))]
     per_task += [_retrieval_of(task) for task in found if task.retrieval is not None]
+    elsewhere = [(task, task.labeling.label_studio) for task in found]
     return Definitions.merge(
         Definitions(
             resources={**build_resources(place), **(resources or {})},
             executor=in_process_executor,
-            sensors=[notify_sensor(found, place), run_failures_sensor(found)],
+            sensors=[
+                notify_sensor(found, place),
+                run_failures_sensor(found),
+                *(label_studio_sensor(task, server, place) for task, server in elsewhere if server is not None),
+            ],
         ),
         *per_task,
     )

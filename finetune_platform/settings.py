@@ -37,6 +37,7 @@ class Settings(BaseSettings):
         notify_urls: Who hears of events, Apprise URLs with names: `ops=slack://…, mail=mailtos://…`; "" for nobody.
         dagster_url: Where people open Dagster's UI, for links in messages.
         gateway_url: Where people open the gateway's pages, for links in messages.
+        label_studio_token: A personal access token of the Label Studio that task files name; "" where none does.
     """
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     notify_urls: SecretStr = SecretStr("")
     dagster_url: str = ""
     gateway_url: str = ""
+    label_studio_token: SecretStr = SecretStr("")
 
     @field_validator("oidc_issuer")
     @classmethod

@@ -62,6 +62,8 @@ class Labeling(Strict):
     def parts_fit(self) -> "Labeling":
         if (self.backend == "label_studio") != (self.label_studio is not None):
             raise ValueError("label_studio: goes with backend: label_studio, and only with it")
+        if self.label_studio and (dollar := next((label for label in self.labels if "$" in label), None)):
+            raise ValueError(f'label "{dollar}": Label Studio takes what follows a $ for the name of a field')
         if self.random_share + self.novel_share > 1:
             raise ValueError("random_share + novel_share leave nothing for hard rows; together they are at most 1")
         if self.random_share == 0:

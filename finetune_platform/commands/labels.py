@@ -6,12 +6,14 @@ from typing import Any
 from rich.text import Text
 
 from finetune_platform.commands.installation import find_task, open_database, read_settings
+from finetune_platform.commands.label_studio import plain_round, print_round, sync_by_hand
 from finetune_platform.commands.operate import new_table
 from finetune_platform.commands.serve import running_address
 from finetune_platform.commands.terminal import console, print_json
 from finetune_platform.labeling.batches import Batch, batches_of, read_batch
 from finetune_platform.labeling.figures import Figures, figures_of
 from finetune_platform.labeling.items import State
+from finetune_platform.labeling.label_studio.sync import Synced
 from finetune_platform.labeling.readiness import alpha_in_words, readiness_of
 from finetune_platform.review.people import names_of
 from finetune_platform.settings import Settings
@@ -21,8 +23,24 @@ STATES: tuple[State, ...] = ("open", "disputed", "settled", "excluded")
 COLOURS = {"waiting": "yellow", "low_agreement": "bold red", "ready": "green", "closed": "dim"}
 
 
-def show(name: str, as_json: bool) -> None:
+def labels(name: str, sync: bool, anew: bool, as_json: bool) -> None:
+    """Fetches from Label Studio where that is asked, and prints every batch, oldest first.
+
+    Raises:
+        BadInput: No such task.
+        FinetuneError: Whatever ended the round with Label Studio.
+    """
+    done = sync_by_hand(name, anew) if sync else None
+    if done is not None and not as_json:
+        print_round(done)
+    show(name, as_json, done)
+
+
+def show(name: str, as_json: bool, synced: list[Synced] | None = None) -> None:
     """Prints every batch, oldest first, and of the newest the people.
+
+    Args:
+        synced: What a round with Label Studio did just before.
 
     Raises:
         BadInput: No such task.
@@ -34,7 +52,8 @@ def show(name: str, as_json: bool) -> None:
     names = names_of(database, {person.reviewer for found in figures for person in found.people})
     if as_json:
         told = [_plain(task, batch, found) for batch, found in zip(batches, figures, strict=True)]
-        print_json({"task": task.name, "review": where, "batches": told})
+        round_of = {} if synced is None else {"synced": plain_round(synced)}
+        print_json({"task": task.name, "review": where, "batches": told, **round_of})
         return
     out = console()
     if not batches:
@@ -48,7 +67,9 @@ def show(name: str, as_json: bool) -> None:
         out.print(Text.assemble("  ", (state.replace("_", " "), COLOURS[state]), f"  {reason}"), soft_wrap=True)
         out.print(f"  rows: {counts}; agreement: {alpha_in_words(found.alpha)}")
     _show_people(figures[-1], names)
-    out.print(Text(f"people answer and decide at {where}", "dim"), soft_wrap=True)
+    studio = task.labeling.label_studio
+    places = f"answer at {studio.url} and decide at {where}" if studio else f"answer and decide at {where}"
+    out.print(Text(f"people {places}", "dim"), soft_wrap=True)
 
 
 def state_of(task: Task, batch: Batch, figures: Figures) -> tuple[str, str]:
@@ -58,9 +79,7 @@ def state_of(task: Task, batch: Batch, figures: Figures) -> tuple[str, str]:
 
 
 def review_address(place: Settings, task: Task) -> str:
-    """Where people answer a task's rows; where no gateway is known to run, what to start."""
-    if task.labeling.label_studio is not None:
-        return task.labeling.label_studio.url
+    """The review page of a task's rows; where no gateway is known to run, what to start."""
     base = place.gateway_url or running_address(place)
     return f"{base.rstrip('/')}/review/rows?task={task.name}" if base else "/review of the gateway: `finetune serve`"
 

@@ -111,9 +111,24 @@ def annotate(
     with database.session() as session:
         serialize(session.connection())
         _open_item(session, batch_id, number)
-        if _decided_by(session, batch_id, number) is not None:
-            raise BadInput(f"{batch_id} row {number}: it has been decided", "go on with the next row")
+        _expect_undecided(session, batch_id, number)
         _write(session, batch_id, number, reviewer, said, adjudication=False)
+    return _row(database, batch_id, number)
+
+
+def withdraw(database: Database, batch_id: str, number: int, reviewer: str) -> Reviewed:
+    """Takes back what somebody said of a row, as if they had never opened it.
+
+    Raises:
+        BadInput: As `annotate`.
+    """
+    with database.session() as session:
+        serialize(session.connection())
+        _open_item(session, batch_id, number)
+        _expect_undecided(session, batch_id, number)
+        row = session.get(AnnotationRow, (batch_id, number, reviewer))
+        if row is not None:
+            session.delete(row)
     return _row(database, batch_id, number)
 
 
@@ -190,6 +205,11 @@ def _open_item(session: Session, batch_id: str, number: int) -> Item:
     if batch.state != "open":
         raise BadInput(f"{batch_id}: this batch is closed", "its labels are in use; answer rows of the next batch")
     return Item.model_validate(item.content)
+
+
+def _expect_undecided(session: Session, batch_id: str, number: int) -> None:
+    if _decided_by(session, batch_id, number) is not None:
+        raise BadInput(f"{batch_id} row {number}: it has been decided", "go on with the next row")
 
 
 def _decided_by(session: Session, batch_id: str, number: int) -> str | None:

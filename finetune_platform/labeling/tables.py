@@ -103,3 +103,24 @@ class RetrainingRow(Base):
     note: Mapped[str] = mapped_column(Text, default="")
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=_now)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class LabelStudioProjectRow(Base):
+    """The project of a batch in Label Studio.
+
+    `tasks` is how many tasks it had when all of the batch's were there. What changed there at `changes_since` or later
+    has not been fetched, but for tasks up to `read_to` where a reading that began at `reading_began` (by the server's
+    clock) is under way. `ended` means that people there have been told that the batch is closed.
+    """
+
+    __tablename__ = "label_studio_projects"
+    __table_args__ = (ForeignKeyConstraint(["batch_id"], ["review_batches.batch_id"]),)
+
+    batch_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[int] = mapped_column(Integer)
+    tasks: Mapped[int | None] = mapped_column(Integer)
+    changes_since: Mapped[datetime] = mapped_column(UtcDateTime)
+    read_to: Mapped[int] = mapped_column(Integer, default=0)
+    reading_began: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ended: Mapped[bool] = mapped_column(Boolean, default=False)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=_now)

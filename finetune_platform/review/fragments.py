@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from finetune_platform.review.guidelines import html_of
+from finetune_platform.labeling.guidelines import html_of
 from finetune_platform.serving.site.templates import Templates
 
 

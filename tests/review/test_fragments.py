@@ -8,10 +8,10 @@ from review_batches import BATCH, TASK, a_batch, item, say
 
 from finetune_platform.database import Database
 from finetune_platform.labeling.batches import read_batch
+from finetune_platform.labeling.guidelines import html_of
 from finetune_platform.review.desk import Desk, Opened
 from finetune_platform.review.figures_page import figures_html, scale_of
 from finetune_platform.review.fragments import duration, fragment
-from finetune_platform.review.guidelines import html_of
 from finetune_platform.review.rows_page import row_html
 from finetune_platform.task import Task
 from finetune_platform.task_file import load_task
