@@ -4,7 +4,7 @@ ended."""
 import itertools
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -211,3 +211,19 @@ def test_the_evidence_comes_back_as_it_was_kept(
     assert {name: channel.e_value for name, channel in known.evidence.channels.items()} == {
         channel.name: channel.e_value for channel in found.channels
     }
+
+
+def test_of_a_long_log_no_more_is_read_than_the_reference_takes(
+    task: Task, log: Log, local_lake: Lake, database: Database
+) -> None:
+    now, pieces = log.add(4000), list[int]()
+
+    def read(after: datetime, until: datetime) -> Iterator[list[TrafficRow]]:
+        for piece in log.read(after, until):
+            pieces.append(len(piece))
+            yield piece
+
+    known = known_of(database, task.name, CHAMPION)
+    begun = monitor._with_reference(task, Traffic(CHAMPION, read, Meanings), known, now, local_lake, lambda line: None)
+    assert not isinstance(begun, DriftManifest) and begun.reference_id is not None
+    assert 400 <= sum(pieces) <= 400 + max(pieces)
