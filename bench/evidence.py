@@ -3,7 +3,7 @@
     python bench/evidence.py gates            # about ten minutes; writes bench/results/evidence_gates.json
     python bench/evidence.py canary           # a quarter of an hour; writes bench/results/evidence_canary.json
     python bench/evidence.py canary --quick   # under a minute, the same code
-    python bench/evidence.py ppi              # ten minutes; writes bench/results/evidence_ppi.json
+    python bench/evidence.py ppi              # half an hour; writes bench/results/evidence_ppi.json
     python bench/evidence.py drift --data FOLDER   # half an hour; writes bench/results/evidence_drift.json
     python bench/evidence.py choosing --data FOLDER   # half an hour; writes bench/results/evidence_choosing.json
 

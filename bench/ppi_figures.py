@@ -1,12 +1,19 @@
-"""`evidence.py ppi`: what prediction-powered intervals are asked, and the same numbers from the peer `ppi_py`."""
+"""`evidence.py ppi`: what intervals of quality in production and the alarm on them are asked.
+
+The same numbers come from the peer `ppi_py` too.
+"""
 
 import json
+import os
+import statistics
 import subprocess
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from degradation_simulations import METRIC, Year
 from ppi_simulations import World, simulate
 
 from finetune_platform.drift.prediction_powered import Labelled, Unlabelled, prediction_powered_mean
@@ -34,10 +41,27 @@ WORLDS = {
 LOPSIDED = World(quality=(0.95, 0.6, 0.2), shares=(0.7, 0.2, 0.1), judge="yes or no", drawn=(1.0, 2.0, 4.0))
 SIZES, OTHERS = (20, 60, 150, 500), 3000
 
+FALSE_YEARS = 0.05
+YEARS = {
+    "exact match 0.6": Year(World()),
+    "exact match 0.6, no judge": Year(World(judge="none")),
+    "exact match 0.95": Year(World(quality=(0.95,))),
+    "exact match 0.3": Year(World(quality=(0.3,))),
+}
+DAY, LAST = 60, 240
+FALLS = {
+    "0.6 to 0.45": Year(World(), World(quality=(0.45,)), DAY, LAST),
+    "0.6 to 0.45, no judge": Year(World(judge="none"), World(quality=(0.45,), judge="none"), DAY, LAST),
+    "0.9 to 0.7": Year(World(quality=(0.9,)), World(quality=(0.7,)), DAY, LAST),
+    "0.6 to 0.3": Year(World(), World(quality=(0.3,)), DAY, LAST),
+}
+"""Champions whose answers become worse on a day, with five labels and a hundred judged answers a day."""
+
 TARGETS = {
     "coverage": f">= {COVERAGE}",
     "standard error saved, graded judge, kappa 0.6": f">= {SAVED} from 60 labels on",
     "standard error saved, useless judge": f">= -{LOST}",
+    "years with a false alarm": f"<= {FALSE_YEARS}",
 }
 
 
@@ -61,7 +85,25 @@ def figures(quick: bool) -> dict[str, Any]:
     for name in (HELPFUL, "judge of yes and no, kappa 0.6"):
         found[f"kappa, {name}"] = round(WORLDS[name].kappa, 3)
     found |= _beside_peer(10 if quick else 100)
+    found |= _alarms(2 if quick else 400, 2 if quick else 50)
+    ok &= all(rate <= FALSE_YEARS for name, rate in found.items() if name.startswith("years with a false alarm"))
     return {"name": "evidence_ppi", "figures": found, "targets": TARGETS, "ok": bool(ok)}
+
+
+def _alarms(years: int, falls: int) -> dict[str, Any]:
+    """Daily looks: years in which a champion that stayed as it was is called degraded, and days until one that fell."""
+    found: dict[str, Any] = {}
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for name, year in YEARS.items():
+            rung = sum(bool(alarms) for alarms in pool.map(year.alarms, range(years)))
+            found[f"years with a false alarm, {name}"] = round(rung / years, 4)
+        for name, year in FALLS.items():
+            told = list(pool.map(year.alarms, range(falls)))
+            days = [alarms.get(METRIC, LAST + 1) - DAY for alarms in told]
+            first = [min(alarms.values(), default=LAST + 1) - DAY for alarms in told]
+            found[f"median days to the alarm of exact match, {name}"] = statistics.median(days)
+            found[f"median days to the first alarm, {name}"] = statistics.median(first)
+    return found
 
 
 def _beside_peer(samples: int) -> dict[str, Any]:

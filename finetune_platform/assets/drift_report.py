@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagster import (
     AssetExecutionContext,
@@ -23,9 +23,10 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from finetune_platform.announcements import Event, announce, dagster_page
 from finetune_platform.assets.presentation import link, provenance, table
+from finetune_platform.assets.production_quality import production_of
 from finetune_platform.database import Database
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DriftManifest
+from finetune_platform.manifests import DriftManifest, PerformanceRecord
 from finetune_platform.resources.failures import user_failures
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.task import Task
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from finetune_platform.drift.monitor import Traffic
 
 ASSET = "drift_report"
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 
 def drift_report(task: Task) -> AssetsDefinition:
@@ -58,14 +59,21 @@ def drift_report(task: Task) -> AssetsDefinition:
     ) -> MaterializeResult[DriftManifest]:
         from finetune_platform.drift.monitor import look
         from finetune_platform.drift.publication import PAGE_NAME, publish_report
+        from finetune_platform.drift.quality import look_at_quality, with_quality
         from finetune_platform.drift.reporting import report_on
 
         with user_failures():
             traffic = traffic_of(task, lake, database, workbench)
-            found = look(task, traffic, lake, database, datetime.now(UTC), context.log.info)
-            # First: an alarm is told even where its report cannot be written.
-            _announce_alarm(database, found)
-            report = report_on(task, traffic, found, lake, database, context.log.info)
+            now = datetime.now(UTC)
+            changed = look(task, traffic, lake, database, now, context.log.info)
+            # First: an alarm is told even where its report cannot be written, or quality cannot be measured.
+            _announce_alarms(database, changed)
+            production = production_of(task, traffic, lake, database)
+            quality = look_at_quality(task, production, lake, now, context.log.info)
+            found = with_quality(changed, quality)
+            _announce_alarms(database, found)
+            report = report_on(task, traffic, changed, lake, database, context.log.info)
+            report = report.model_copy(update={"found": found, "quality_history": quality.history})
             publish_report(lake, report)
         cause = report.changes.cause if report.changes else None
         context.log.info(found.headline)
@@ -90,24 +98,47 @@ def drift_report(task: Task) -> AssetsDefinition:
                     ("channel", "evidence"),
                     [{"channel": c.name, "evidence": f"{c.e_value:.4g}"} for c in found.channels],
                 ),
+                **_quality_metadata(found),
             },
         )
 
     return build
 
 
-def _announce_alarm(database: Database, found: DriftManifest) -> None:
-    """Once an alarm: it stands until its reference is given up, whatever later looks find."""
-    if found.status == "alarm":
+def _announce_alarms(database: Database, found: DriftManifest) -> None:
+    """Once each: an alarm stands until a new champion takes over or somebody begins anew, whatever later looks find."""
+    for alarm in found.alarms:
         event = Event(
             kind="alarm",
             task=found.task,
-            subject=found.parents["drift_reference"],
+            subject=alarm[-120:],
             what=f"{found.headline}; evidence {found.e_value:,.0f}, alarm at {found.limit:,.0f}",
             link=dagster_page(f"assets/{found.task}/{ASSET}"),
-            next_step=f"`finetune drift {found.task}` shows it channel by channel",
+            next_step=f"`finetune drift {found.task}` shows it channel by channel and metric by metric",
         )
         announce(database, event)
+
+
+def _quality_metadata(found: DriftManifest) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if found.performance:
+        columns = ("metric", "estimate", "lower", "upper", "baseline", "labels", "judged", "evidence", "degraded")
+        told["performance"] = table(columns, [_performance_row(record) for record in found.performance])
+    if found.judge:
+        told["judge"] = MetadataValue.json(found.judge.model_dump())
+    return told
+
+
+def _performance_row(record: PerformanceRecord) -> dict[str, Any]:
+    numbers = {name: getattr(record, name) for name in ("estimate", "lower", "upper", "baseline")}
+    return {
+        "metric": record.metric,
+        **{name: "" if number is None else f"{number:.3f}" for name, number in numbers.items()},
+        "labels": record.n_labels,
+        "judged": record.n_judged,
+        "evidence": f"{record.e_value:.4g} of {record.limit:.0f}",
+        "degraded": record.degraded,
+    }
 
 
 def drift_job(task: Task) -> UnresolvedAssetJobDefinition:

@@ -11,6 +11,7 @@ from finetune_platform.commands.live import stage_view
 from finetune_platform.commands.operate import new_table
 from finetune_platform.commands.status import DRIFT_STYLES
 from finetune_platform.commands.terminal import console, plain, print_json
+from finetune_platform.drift.measured import measure_anew
 from finetune_platform.drift.publication import PAGE_NAME, read_report
 from finetune_platform.drift.report import Changes
 from finetune_platform.drift.state import forget, ticks_of
@@ -67,7 +68,9 @@ def begin_anew(name: str) -> bool:
     Raises:
         BadInput: No such task.
     """
-    return forget(open_database(), find_task(name).name, datetime.now(UTC))
+    task, now = find_task(name).name, datetime.now(UTC)
+    measure_anew(open_lake(), task, now)
+    return forget(open_database(), task, now)
 
 
 def show(name: str, as_json: bool) -> None:
@@ -104,6 +107,7 @@ def _print(found: DriftManifest, ticks: list[DriftTick]) -> None:
     out, until = console(), found.until[:16].replace("T", " ")
     out.print(Text.assemble((f" {found.status} ", DRIFT_STYLES[found.status]), f" {found.headline}"))
     out.print(f"{found.champion}, up to {until} UTC: {found.rows:,} rows, {found.counted:,} count")
+    _print_quality(found)
     if not ticks:
         return
     table = new_table("channel", "evidence", f"last {min(len(ticks), SHOWN_TICKS)} looks")
@@ -112,6 +116,25 @@ def _print(found: DriftManifest, ticks: list[DriftTick]) -> None:
         table.add_row(channel.name, f"{channel.e_value:.4g}", "".join(_bar(value, found.limit) for value in past))
     out.print(table)
     out.print(f"alarm where the mean of all channels reaches {found.limit:,.0f}", style="dim")
+
+
+def _print_quality(found: DriftManifest) -> None:
+    out = console()
+    if found.performance:
+        table = new_table("metric", "now", "95% interval", "was", "labels", "judged", "evidence")
+        for record in found.performance:
+            now = "–" if record.estimate is None else f"{record.estimate:.3f}"
+            interval = "–" if record.lower is None else f"{record.lower:.3f} to {record.upper:.3f}"
+            was = "–" if record.baseline is None else f"{record.baseline:.3f}"
+            style = "bold red" if record.degraded else ""
+            evidence = Text(f"{record.e_value:.4g} of {record.limit:,.0f}", style)
+            counts = (f"{record.n_labels:,}", f"{record.n_judged:,}")
+            table.add_row(Text(record.metric, style), now, interval, was, *counts, evidence)
+        out.print(table)
+    if judge := found.judge:
+        said = f"judge: {judge.scored:,} answers scored, {judge.unreadable:,} unreadable, {judge.failed:,} failed"
+        cost = f"; 30 days cost {judge.cost_of_30_days:,.2f} {judge.currency}" if judge.cost_of_30_days else ""
+        out.print(Text(f"{said}{cost}" + (f" ({judge.problem})" if judge.problem else "")))
 
 
 def _print_changes(changes: Changes) -> None:

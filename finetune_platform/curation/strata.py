@@ -22,6 +22,15 @@ def name_strata(example: Example, rules: list[StratumRule]) -> Example:
     return example
 
 
+def kind_of_question(question: str, rules: list[StratumRule]) -> str:
+    """The `task_type` of a question whose right answer nobody knows: by rules that look at the prompt alone; or ""."""
+    for rule in rules:
+        of_prompts = rule.field == "task_type" and rule.prompt_matches is not None and rule.answer_matches is None
+        if of_prompts and re.search(rule.prompt_matches or "", question):
+            return rule.value
+    return ""
+
+
 def _holds(rule: StratumRule, prompt: str, answer: str) -> bool:
     patterns = ((rule.prompt_matches, prompt), (rule.answer_matches, answer))
     return all(pattern is None or re.search(pattern, text) for pattern, text in patterns)

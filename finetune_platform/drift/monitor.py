@@ -155,7 +155,7 @@ def _tick(task: Task, before: Known, after: Known, rows: int, kept: int) -> Drif
 
 
 def _gathering(task: Task, champion: Champion, since: datetime, until: datetime, rows: int, kept: int) -> DriftManifest:
-    return _named(
+    return named(
         DriftManifest(
             artifact_id="",
             task=task.name,
@@ -183,11 +183,12 @@ def _found(task: Task, champion: Champion, before: Known, after: Known, rows: in
         headline = f"no drift: evidence {evidence.e_value:,.1f} of {LIMIT:,.0f} after {evidence.ticks} ticks"
     else:
         headline = f"drift since {alarm_since:%Y-%m-%d %H:%M} UTC: {channels[0][0]} above all"
-    return _named(
+    return named(
         DriftManifest(
             artifact_id="",
             task=task.name,
             parents={"drift_reference": after.reference_id},
+            alarms=[] if alarm_since is None else [after.reference_id],
             code_version=MONITOR_VERSION,
             status="quiet" if alarm_since is None else "alarm",
             headline=headline,
@@ -204,6 +205,7 @@ def _found(task: Task, champion: Champion, before: Known, after: Known, rows: in
     )
 
 
-def _named(manifest: DriftManifest) -> DriftManifest:
+def named(manifest: DriftManifest) -> DriftManifest:
+    """The manifest with the id that follows from what it says."""
     said = manifest.model_dump(mode="json", exclude={"artifact_id", "created_at"})
     return manifest.model_copy(update={"artifact_id": content_id("dr", said)})

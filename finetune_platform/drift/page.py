@@ -1,6 +1,7 @@
 """The report as one self-contained page: a `DriftReport` in, HTML out. What it says is found in `explanation.py`."""
 
 from finetune_platform.drift.plots import evidence, evidence_plots
+from finetune_platform.drift.quality_plots import quality_plots
 from finetune_platform.drift.report import DriftReport
 from finetune_platform.report_page import page_environment
 
@@ -27,6 +28,7 @@ def render_page(report: DriftReport) -> str:
         r=report,
         found=report.found,
         tone=TONES[report.found.status],
+        quality=quality_plots(report.found.performance, report.quality_history),
         plots=evidence_plots(history, report.found.limit) if history else None,
         moved={one.channel: one for one in report.changes.moved} if report.changes else {},
         looks=history[::-1],

@@ -24,6 +24,9 @@ FEW_EVENTS = 5.0
 """Nor where the labels hold less of what is rare: of 100 answers with two failures, a judge that missed neither says
 nothing of how many he misses."""
 
+NO_SPREAD = 1e-12
+"""A variance below is rounding: the judge said the same of all."""
+
 LABELS_A_STRATUM = 50
 """Strata with fewer labels are taken together: a slope and a variance of a few rows fit their noise."""
 
@@ -178,7 +181,7 @@ def _stratum(labelled: Labelled, unlabelled: Unlabelled, ours: Mask, others: Mas
         spread = float(np.sum(w * (f - w @ f) ** 2))
         together = float(np.sum(w * (y - w @ y) * (f - w @ f)))
         # Below zero it is noise: nobody's judge prefers bad answers.
-        slope = max(0.0, together / float((1.0 + (v @ v) / (w @ w)) * spread)) if spread > 0 else 0.0
+        slope = max(0.0, together / float((1.0 + (v @ v) / (w @ w)) * spread)) if spread > NO_SPREAD else 0.0
     rest = y - slope * f
     mean, variance = float(w @ rest), _variance(rest, w, 2 if slope else 1)
     if slope:
@@ -206,16 +209,16 @@ def _variance(values: Floats, weights: Floats, fitted: int) -> float:
 
 
 def _combined(parts: Sequence[_Part], shares: Sequence[float], alpha: float, method: str) -> Interval:
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     value = sum(share * part.mean for share, part in zip(shares, parts, strict=True))
     variances = [share**2 * part.variance for share, part in zip(shares, parts, strict=True)]
     # Satterthwaite's degrees of freedom (Biometrics Bulletin 2:110, 1946): a stratum that counts much and has few
     # labels makes the whole as uncertain as it is itself.
     spent = sum(v**2 / max(1.0, part.rows - 2.0) for v, part in zip(variances, parts, strict=True))
-    freedom = sum(variances) ** 2 / spent if spent > 0 else math.inf
+    freedom = sum(variances) ** 2 / spent if spent > 0 else 1e9
     value, error = min(max(value, 0.0), 1.0), math.sqrt(sum(variances))
-    bounds = _wilson(value, error, float(t.ppf(1.0 - alpha / 2, freedom)))
+    bounds = _wilson(value, error, float(stdtrit(freedom, 1.0 - alpha / 2)))
     return Interval(value, error, bounds.lower, bounds.upper, method)
 
 

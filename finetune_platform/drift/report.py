@@ -1,6 +1,6 @@
 """What a drift report says, as it stands in `report.json`. `explanation.py` finds it, `page.py` shows it."""
 
-from finetune_platform.manifests import DriftManifest, Record
+from finetune_platform.manifests import DriftManifest, PerformancePoint, Record
 
 
 class Look(Record):
@@ -147,7 +147,8 @@ class DriftReport(Record):
     """All that a look found, and those before it.
 
     Attributes:
-        changes: None while there is no alarm.
+        changes: None while the traffic has not changed.
+        quality_history: Estimates of the champion's quality at the newest looks.
     """
 
     found: DriftManifest
@@ -155,3 +156,4 @@ class DriftReport(Record):
     reference: ReferenceOf | None
     history: list[Look]
     changes: Changes | None
+    quality_history: list[PerformancePoint] = []

@@ -133,6 +133,19 @@ def publish_label_set(
     return manifest
 
 
+def measuring_labels(lake: Lake, task: str, adapter_id: str, since: datetime) -> list[dict[str, Any]]:
+    """What experts decided since a moment on answers of an adapter that were drawn at random: these measure it."""
+    table = _read(lake, task, SCHEMA.names)
+    wanted = (
+        (pc.field("label_from") == "expert")
+        & (pc.field("selection") == "random")
+        & (pc.field("adapter_id") == adapter_id)
+        & (pc.field("decided_at") >= pa.scalar(since, SCHEMA.field("decided_at").type))
+        & pc.field("suggestion").is_valid()
+    )
+    return table.filter(wanted).sort_by([("decided_at", "ascending"), ("label_id", "ascending")]).to_pylist()
+
+
 def labelled_interactions(lake: Lake, task: str) -> set[str]:
     """Interactions that an expert has labelled: nobody needs to be asked again."""
     table = _read(lake, task, ["interaction_id", "label_from"])

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from dagster import AssetKey, DagsterInstance
 from drifting_traffic import log, questions
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from finetune_platform.cli import app
 from finetune_platform.database import Database
 from finetune_platform.definitions import build_defs
+from finetune_platform.labeling.labels import SCHEMA, labels_path
 from finetune_platform.lake import Lake
 from finetune_platform.notifications.outbox import newest
 from finetune_platform.settings import Settings
@@ -99,3 +101,62 @@ def test_before_the_first_look_the_command_says_how(path: Path) -> None:
 def test_a_look_by_hand_shows_what_it_found(settings_env: Settings, path: Path) -> None:
     log(Lake(settings_env.lake_url), questions("home", 30), datetime.now(UTC) - timedelta(days=1))
     assert "gathering the reference of base: 30 of 120 rows" in command("ticket_topics", "--look")
+
+
+def label(lake: Lake, first: int, scores: list[bool]) -> None:
+    """What experts decided on rows of the random part: the answer is "card", and right or not."""
+    said = [
+        {
+            "label_id": f"lb-{first + n}",
+            "label_from": "expert",
+            "trust": 1.0,
+            "interaction_id": f"in-label-{first + n}",
+            "batch_id": f"rb-{first}",
+            "messages": '[{"role": "user", "content": "My card is blocked"}]',
+            "answer": "card" if right else "login",
+            "suggestion": "card",
+            "adapter_id": "base",
+            "selection": "random",
+            "inclusion_probability": 0.5,
+            "decided_at": datetime.now(UTC),
+        }
+        for n, right in enumerate(scores)
+    ]
+    lake.append(labels_path("ticket_topics"), pa.Table.from_pylist(said, schema=SCHEMA))
+
+
+def test_quality_that_falls_is_an_alarm_with_its_figures_everywhere(
+    settings_env: Settings, task_file: Any, embedding_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_judge.py").write_text("def short(question, answer):\n    return 0.9 if len(answer) < 6 else 0.2\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    drift = {"reference_rows": 120, "embedder": str(embedding_model), "settle_minutes": 0}
+    judge = {"scorer": "my_judge:short", "max_rows": 30, "price_per_call": 0.5}
+    path = Path(task_file(drift=drift, judge=judge, serving={"log_share": 1.0}))
+    lake = Lake(settings_env.lake_url)
+    log(lake, questions("home", 40), datetime.now(UTC) - timedelta(days=1))
+    label(lake, 0, ([True] * 9 + [False]) * 20)
+    first = look(path)
+    assert first["verdict"] == "gathering" and first["judge"] == {
+        "scored": 230, "unreadable": 0, "failed": 0, "problem": "", "cost_of_30_days": 115.0, "currency": "USD",
+    }  # fmt: skip
+    rows = {record.data["metric"]: record.data for record in first["performance"].records}
+    assert (rows["exact_match"]["labels"], rows["exact_match"]["estimate"]) == (200, "0.900")
+    assert (rows["exact_match"]["baseline"], rows["exact_match"]["degraded"]) == ("0.900", False)
+    assert rows["judge"]["labels"] == 30
+
+    label(lake, 200, [True, False] * 60)
+    second = look(path)
+    assert second["verdict"] == "alarm" and second["headline"].startswith("exact_match 0.75 (0.7")
+    database = Database(settings_env.database_url)
+    [news] = [one for one in newest(database, "ticket_topics", 9) if "exact_match" in one.key]
+    database.close()
+    assert news.key.startswith("alarm:ticket_topics:base exact_match 20") and "was 0.90" in news.what
+    page = page_of(second)
+    assert "Quality in production" in page and "degraded, " in page and page.count('class="interval"') >= 4
+    shown = command("ticket_topics")
+    assert "exact_match" in shown and "judge: 120 answers scored" in shown and "0.900" in shown
+    told = json.loads(command("ticket_topics", "--json"))
+    assert [one["metric"] for one in told["performance"] if one["degraded"]] == ["exact_match", "token_f1"]
+    command("ticket_topics", "--anew")
+    assert look(path)["verdict"] == "gathering"

@@ -57,6 +57,11 @@ def test_without_a_judge_the_labels_stand_alone() -> None:
     assert mean_of([1.0, 0.0] * 30, [0.0] * 60, []).estimate == found.estimate
 
 
+def test_a_judge_who_says_the_same_of_all_labelled_rows_is_not_trusted() -> None:
+    found = mean_of([1.0] * 180 + [0.0] * 20, [0.9] * 200, [0.2, 0.9] * 100)
+    assert found.slopes == {"": 0.0} and found.estimate.value == pytest.approx(0.9)
+
+
 def test_labels_weigh_what_they_stand_for() -> None:
     """Half of the traffic is of each kind; of the second kind three times as many rows were labelled."""
     scores = np.array([1.0] * 20 + [0.0] * 60)

@@ -9,8 +9,10 @@ import pytest
 from recorded_chain import Chain, RecordedEngine, gold_of, good_adapter, number_in
 
 from finetune_platform.errors import BadInput
+from finetune_platform.evaluation.baselines import row_baselines
 from finetune_platform.evaluation.evaluate import evaluate, published_evaluation
 from finetune_platform.evaluation.evidence import Evidence
+from finetune_platform.evaluation.intervals import wilson
 from finetune_platform.inference.engine import Completion
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import AdapterManifest, EvaluationManifest, TrainingManifest
@@ -223,3 +225,17 @@ def test_the_real_engine_answers_with_a_real_adapter(task: Task, chain: Chain, t
     manifest = run(Task.model_validate(data), chain, training, engine=engine)
     usage = evidence_of(chain, manifest).benchmarks[0].arms[0].usage
     assert usage.device == "cpu" and 1 <= usage.completion_tokens <= 3 and usage.latency_ms["p50"] > 0
+
+
+def test_rows_that_count_alike_are_a_baseline_for_production(task: Task, chain: Chain) -> None:
+    """108 of 120 answers are right; entity F1 scores a row without entities 1, where nothing was claimed."""
+    manifest = run(task, chain, chain.training())
+    metrics = ["exact_match", "entity_f1", "not_measured"]
+    found = row_baselines(chain.lake, task.name, manifest.artifact_id, metrics)
+    assert set(found) == {"exact_match", "entity_f1"}
+    value, lower = found["exact_match"]
+    assert value == pytest.approx(0.9) and lower == pytest.approx(wilson(108, 120, 0.05).lower)
+    table = pq.read_table(io.BytesIO(chain.lake.get(f"{manifest.path}/predictions.parquet"))).to_pylist()
+    scores = [row["score_entity_f1"] for row in table if row["arm"] == "candidate"]
+    assert None in scores
+    assert found["entity_f1"][0] == pytest.approx(sum(1.0 if score is None else score for score in scores) / 120)

@@ -18,6 +18,7 @@ from finetune_platform.labeling.labels import (
     keep_expert_labels,
     keep_production_labels,
     labelled_interactions,
+    measuring_labels,
     publish_label_set,
 )
 from finetune_platform.labeling.readiness import readiness_of
@@ -76,6 +77,20 @@ def test_every_label_says_who_decided_what_on_which_interaction(batch: Batch, la
     (agreed,) = labels_of_interaction(lake, "in-2")
     assert (agreed["how"], agreed["decided_by"]) == ("agreement", ["ann", "bob"])
     assert labelled_interactions(lake, TASK) == {"in-1", "in-2", "in-3"}
+
+
+def test_what_experts_say_of_answers_that_were_drawn_at_random_measures(database: Database, local_lake: Lake) -> None:
+    another = item("q2").model_copy(update={"adapter_id": "ad-2"})
+    a_batch(database, [item("q1"), another, item("q3", selection="hard")])
+    for number in (1, 2, 3):
+        say(database, number, "ann", "greeting")
+    keep_expert_labels(local_lake, close_batch(database, BATCH))
+    keep_production_labels(local_lake, TASK, [correction("in-9", "q9", "farewell")], TRUST)
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    (label,) = measuring_labels(local_lake, TASK, "ad-1", long_ago)
+    assert (label["interaction_id"], label["answer"], label["inclusion_probability"]) == ("in-1", "greeting", 0.5)
+    assert measuring_labels(local_lake, TASK, "ad-1", datetime.now(UTC) + timedelta(hours=1)) == []
+    assert measuring_labels(local_lake, "other", "ad-1", long_ago) == []
 
 
 def test_a_set_holds_the_most_trusted_label_of_each_prompt(batch: Batch, local_lake: Lake) -> None:
