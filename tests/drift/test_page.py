@@ -11,8 +11,9 @@ from drift_world import BEGIN, found, home, kept, strange, vectors_of
 from finetune_platform.drift.explanation import Since, explain
 from finetune_platform.drift.page import moment, percent, points, render_page
 from finetune_platform.drift.plots import evidence, evidence_plots
+from finetune_platform.drift.quality_plots import quality_plots
 from finetune_platform.drift.report import DriftReport, Look, ReferenceOf
-from finetune_platform.manifests import ChannelRecord
+from finetune_platform.manifests import ChannelRecord, JudgeRecord, PerformancePoint, PerformanceRecord
 
 ATTACK = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}'
 CHANNELS = {"novelty of questions": 1e9, "mix of questions": 1.0, "answers": 3.0}
@@ -114,6 +115,47 @@ def test_hostile_text_stays_text_wherever_it_stands() -> None:
     assert "{{ 7*7 }}" in "".join(page.text)
 
 
+def quality(degraded: bool) -> DriftReport:
+    """A finding of two metrics: one with a history and a baseline, one without either."""
+    exact = PerformanceRecord(
+        metric="exact_match", estimate=0.5, lower=0.42, upper=0.58, labels_only_lower=0.4, labels_only_upper=0.6,
+        method="prediction-powered", n_labels=150, n_judged=800, baseline=0.8, level=0.72, limit=60.0,
+        e_value=1234.0 if degraded else 2.0, degraded=degraded, degraded_since=BEGIN.isoformat() if degraded else None,
+    )  # fmt: skip
+    bare = dict.fromkeys(("estimate", "lower", "upper", "labels_only_lower", "labels_only_upper", "baseline", "level"))
+    judge = exact.model_copy(update={**bare, "metric": ATTACK, "e_value": 1.0, "degraded": False, "n_labels": 0})
+    problem = JudgeRecord(scored=7, unreadable=2, failed=1, problem=ATTACK, cost_of_30_days=1.5, currency="EUR")
+    values = [(0.8, 0.7, 0.9), (0.5, 0.42, 0.58)]
+    points = [
+        PerformancePoint(metric="exact_match", moment=BEGIN.isoformat(), estimate=v, lower=low, upper=high)
+        for v, low, high in values
+    ]
+    said = found("alarm" if degraded else "quiet", performance=[exact, judge], judge=problem)
+    return DriftReport(
+        found=said, wanted_rows=2000, reference=None, history=[look(1, 1.0)], changes=None, quality_history=points
+    )
+
+
+def test_quality_stands_first_with_its_interval_against_what_was() -> None:
+    html = render_page(quality(degraded=True))
+    text = " ".join("".join(Page(html).text).split())
+    assert text.index("Quality in production") < text.index("Evidence over time")
+    assert "0.420 to 0.580" in text and "degraded, 1,234" in text and "Read which metric is degraded" in text
+    assert "scored 7 answers" in text and "1.50 EUR" in text
+    assert not {"script", "img"} & {tag for tag, _ in Page(html).tags}
+    assert "of 60" in " ".join("".join(Page(render_page(quality(degraded=False))).text).split())
+    assert "Quality in production" not in render_page(alarm())
+
+
+def test_quality_plots_hold_intervals_baseline_and_level_on_one_scale() -> None:
+    report = quality(degraded=True)
+    exact, judge = quality_plots(report.found.performance, report.quality_history)
+    assert judge.bars == [] and exact.baseline is not None and exact.level is not None
+    first, last = exact.bars
+    assert 0 < first.top < exact.baseline == first.y < exact.level < last.top < last.y < last.bottom < 100
+    assert first.x < last.x and "0.500 (0.420 to 0.580)" in last.text
+
+
 def test_plots_are_on_one_scale_with_the_limit_inside() -> None:
     plots = evidence_plots([look(1, 1.0), look(2, 1e40)], 365.0)
     novelty = plots.channels[0]
@@ -139,7 +181,9 @@ def test_a_browser_shows_it_quietly(tmp_path: Path, width: int, scheme: Any) -> 
     if not CHROMIUM.exists():
         pytest.skip(f"no browser: {CHROMIUM} is not there")
     path = tmp_path / "report.html"
-    path.write_text(render_page(alarm("flight" * 30)), encoding="utf-8")
+    report, measured = alarm("flight" * 30), quality(degraded=True)
+    report.found.performance, report.quality_history = measured.found.performance[:1], measured.quality_history
+    path.write_text(render_page(report), encoding="utf-8")
     with playwright.sync_playwright() as run:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
         browser = run.chromium.launch(executable_path=str(CHROMIUM), args=flags)
