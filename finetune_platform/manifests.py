@@ -106,7 +106,10 @@ class DatasetManifest(Manifest):
 
 
 class TrainingManifest(Manifest):
-    """`trained_adapter`: `adapter/` (PEFT files), `log.jsonl`. Parents: `curated_dataset`."""
+    """`trained_adapter`: `adapter/` (PEFT files), `log.jsonl`. Parents: `curated_dataset`; `warm_start`.
+
+    `replayed_rows` of the `train_rows` had been trained on before; null where training did not begin at an adapter.
+    """
 
     FOLDER = "training_runs"
 
@@ -117,6 +120,7 @@ class TrainingManifest(Manifest):
     stages: list[dict[str, Any]]
     steps: int
     train_rows: int
+    replayed_rows: int | None = None
     supervised_tokens: int
     trainable_parameters: int
     first_loss: float

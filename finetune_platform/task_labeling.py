@@ -71,17 +71,29 @@ class Labeling(Strict):
         return self
 
 
+class WarmStart(Strict):
+    """Training that begins at the champion's weights, on what it has not seen yet.
+
+    It trains on the rows that are new since the champion's dataset, and on a sample of the others, drawn slice by
+    slice, that makes up `replay_share` of all. What is not named here is that of `training.stages`.
+    """
+
+    replay_share: float = Field(default=0.5, ge=0, lt=1)
+    num_train_epochs: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+
+
 class Retraining(Strict):
     """When labels start the chain by themselves.
 
     At least `cooldown_hours` lie between two retrainings, at most `most_per_month` run in thirty days, and none
     starts where what the month has cost (training hours and labels, at the prices of `cost:`) is above
-    `monthly_budget`. With `automatic: false` a person starts each: `finetune retrain TASK`. With `warm_start` the
-    champion's weights are where training begins, else the base model's.
+    `monthly_budget`. With `automatic: false` a person starts each: `finetune retrain TASK`. With `warm_start` training
+    begins at the champion's weights, else at the base model's with all rows.
     """
 
     automatic: bool = True
     cooldown_hours: float = Field(default=24.0, ge=0)
     most_per_month: int = Field(default=4, ge=1)
     monthly_budget: float | None = Field(default=None, ge=0)
-    warm_start: bool = False
+    warm_start: WarmStart | None = None

@@ -25,17 +25,19 @@ from finetune_platform.training.capacity import (
 )
 from finetune_platform.training.model import load_for_training, training_device
 from finetune_platform.training.preflight import compare_with_separate_rows, supervised_texts
+from finetune_platform.training.replay import Earlier, mix
 from finetune_platform.training.rows import TrainRow, read_split, tokenise
 
 
 class Data(NamedTuple):
-    """Tokenised splits and the plan over the training rows."""
+    """Tokenised splits and the plan over the training rows; `replayed` of them were trained on before."""
 
     rows: list[TrainRow]
     validation: list[TrainRow]
     golden: list[Example]
     plan: list[Step]
     supervised_texts: list[str]
+    replayed: int | None
 
 
 class Prepared(NamedTuple):
@@ -57,8 +59,20 @@ def prepare(
     system_prompt: str,
     work_dir: Path,
     report: Report,
+    *,
+    earlier: Earlier | None = None,
 ) -> Prepared:
     """Reads, tokenises, plans, loads and proves.
+
+    Args:
+        lake: Holds the dataset.
+        dataset: Whose rows are trained on.
+        base: The model.
+        stage: The options.
+        system_prompt: Opens every conversation.
+        work_dir: For unfinished files.
+        report: Told of every step.
+        earlier: What a warm start's adapter has been trained on.
 
     Raises:
         BadInput: A row does not fit the template or `max_length`; the adapter's options do not fit the model.
@@ -67,7 +81,7 @@ def prepare(
     """
     device = training_device()
     tokenizer = load_tokenizer(base.path)
-    data = read_data(lake, dataset, tokenizer, stage, system_prompt, device, report)
+    data = read_data(lake, dataset, tokenizer, stage, system_prompt, device, report, earlier)
     for number, text in enumerate(data.supervised_texts, 1):
         report(f"preflight: row {number} is trained to say {text!r}")
     model, precision = load_for_training(
@@ -100,9 +114,13 @@ def read_data(
     system_prompt: str,
     device: str,
     report: Report,
+    earlier: Earlier | None = None,
 ) -> Data:
     """The dataset's training and validation rows with their plan."""
-    train = read_split(lake, dataset, "train")
+    train, replayed = read_split(lake, dataset, "train"), None
+    if earlier is not None:
+        train, replayed = mix(train, earlier, stage.seed)
+        report(f"training: {len(train) - replayed} rows are new to the adapter, {replayed} are replayed")
     validation = read_split(lake, dataset, "validation") if "validation" in dataset.splits else []
     rows = tokenise(train, tokenizer, system_prompt, stage.max_length)
     if not rows:
@@ -121,7 +139,7 @@ def read_data(
     )
     held_out = _taught(tokenise(validation, tokenizer, system_prompt, stage.max_length))
     report(f"training: {len(taught)} rows, {sum(r.supervised for r in taught)} supervised tokens, {len(plan)} steps")
-    return Data(taught, held_out, validation, plan, texts)
+    return Data(taught, held_out, validation, plan, texts, replayed)
 
 
 def _taught(rows: Sequence[TrainRow]) -> list[TrainRow]:

@@ -19,6 +19,7 @@ from finetune_platform.manifests import MANIFEST_NAME, AdapterManifest, DatasetM
 from finetune_platform.progress import Report, Ticker
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.task import Stage, Task
+from finetune_platform.task_labeling import WarmStart
 from finetune_platform.training import TRAINING_VERSION
 from finetune_platform.training.capacity import TOKENS_PER_FORWARD
 from finetune_platform.training.checkpoints import (
@@ -35,21 +36,27 @@ from finetune_platform.training.model import save_adapter, trainable
 from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
 from finetune_platform.training.prepare import Prepared, prepare
 from finetune_platform.training.random_state import seed_everything
+from finetune_platform.training.replay import earlier_rows
 from finetune_platform.training.tracking import TrackedRun, Tracking, start_tracking
-from finetune_platform.training.warm_start import begin_at, expect_same_base
+from finetune_platform.training.warm_start import begin_at, expect_same_base, stage_of
 
 EDGE_STEPS = 10
 """`first_loss` and `final_loss` are means over so many steps: batches are sorted by length, so one tells little."""
 
 
 def training_run_id(
-    dataset_id: str, base_model_revision: str, system_prompt: str, stage: Stage, warm_start: str | None = None
+    dataset_id: str,
+    base_model_revision: str,
+    system_prompt: str,
+    stage: Stage,
+    warm_start: str | None = None,
+    replay_share: float = 0.0,
 ) -> str:
-    """The id of the run that these decide."""
+    """The id of the run that these decide; `replay_share` is a warm start's."""
     return content_id(
         "tr",
         {
-            **({"warm_start": warm_start} if warm_start else {}),
+            **({"warm_start": warm_start, "replay_share": replay_share} if warm_start else {}),
             "dataset": dataset_id,
             "base_model_revision": base_model_revision,
             "system_prompt": system_prompt,
@@ -88,7 +95,8 @@ def run_training(
         stop: Asked before every forward pass; True saves a checkpoint and ends the run.
         progress_every_s: Least seconds between two progress lines.
         tags: Further MLflow tags, such as the Dagster run.
-        warm_start: A registered adapter at whose weights training begins; None: at fresh ones.
+        warm_start: A registered adapter at whose weights training begins, by `retraining.warm_start`; None: at
+            fresh ones, with all rows.
 
     Returns:
         The run's manifest: a new one, or that of the finished run with this id.
@@ -98,20 +106,24 @@ def run_training(
         FinetuneError: Naming what to change; checkpoints are kept.
     """
     base = resolve_base_model(task.base_model, task.folder, lake, cache_dir, report)
-    stage = task.training.stages[0]
-    if warm_start is not None:
-        expect_same_base(warm_start, base)
+    stage, options = stage_of(task, warm_start is not None), task.retraining.warm_start or WarmStart()
     begins_at = warm_start.artifact_id if warm_start else None
-    run_id = training_run_id(dataset.artifact_id, base.revision, task.system_prompt, stage, begins_at)
+    run_id = training_run_id(
+        dataset.artifact_id, base.revision, task.system_prompt, stage, begins_at, options.replay_share
+    )
     path = f"{task.name}/training_runs/{run_id}"
     if lake.is_published(path):
         report(f"training: {run_id} is finished already")
         return lake.manifest(TrainingManifest, path)
     report(f"training: {run_id}: {base.name}@{base.revision} on {dataset.artifact_id}")
+    earlier = None
+    if warm_start is not None:
+        expect_same_base(warm_start, base)
+        earlier = earlier_rows(warm_start, options.replay_share, lake)
     own_work = work_dir / run_id
     shutil.rmtree(own_work, ignore_errors=True)  # What a killed process of this run left.
     with _tracked(tracking_uri, lake, _tracked_run(task, dataset, base, stage, run_id, tags or {}), report) as opening:
-        prepared = prepare(lake, dataset, base, stage, task.system_prompt, own_work, report)
+        prepared = prepare(lake, dataset, base, stage, task.system_prompt, own_work, report, earlier=earlier)
         if warm_start is not None:
             begin_at(prepared.model, warm_start, stage, lake, own_work / "warm_start", report)
         tracking = opening.result()
@@ -248,6 +260,7 @@ def _manifest(
         stages=[stage.model_dump(mode="json")],
         steps=len(log),
         train_rows=len(data.rows),
+        replayed_rows=data.replayed,
         supervised_tokens=sum(row.supervised for row in data.rows),
         trainable_parameters=sum(p.numel() for p in trainable(prepared.model)),
         first_loss=_mean_loss(log[:EDGE_STEPS]),

@@ -9,11 +9,20 @@ from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import AdapterManifest
 from finetune_platform.progress import Report
-from finetune_platform.task import Stage
+from finetune_platform.task import Stage, Task
 from finetune_platform.training.model import ADAPTER_CONFIG, restore_adapter
 
 SHAPE = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
-MEND = "train from scratch: set retraining.warm_start to false"
+MEND = "train from scratch: leave retraining.warm_start out"
+
+
+def stage_of(task: Task, warm: bool) -> Stage:
+    """The options of a run: the task's stage, with what `retraining.warm_start` says otherwise."""
+    stage, own = task.training.stages[0], task.retraining.warm_start
+    if not warm or own is None:
+        return stage
+    said = own.model_dump(include={"num_train_epochs", "learning_rate"}, exclude_none=True)
+    return stage.model_copy(update=said)
 
 
 def expect_same_base(adapter: AdapterManifest, base: ResolvedModel) -> None:

@@ -10,6 +10,7 @@ from finetune_platform.commands.loop_demo.experts import NOISE, answer_batch
 from finetune_platform.commands.loop_demo.measuring import changes
 from finetune_platform.commands.loop_demo.place import NEW_KIND, ROWS_SHA256, ROWS_URI, divide, open_place, read_rows
 from finetune_platform.commands.loop_demo.traffic import Answer, Callers
+from finetune_platform.curation.groups import normalised
 from finetune_platform.database import Database
 from finetune_platform.labeling.batches import read_batch
 from finetune_platform.labeling.items import comparable
@@ -28,7 +29,7 @@ def task() -> Task:
 
 def test_no_sentence_is_in_two_parts_and_the_new_kind_is_kept_out_of_the_first_dataset(package_cache: Path) -> None:
     rows = divide(read_rows(package_file(ROWS_URI, ROWS_SHA256, package_cache, print)))
-    every = [row.question for part in rows for row in part]
+    every = [normalised(row.question) for part in rows for row in part]
     assert len(set(every)) == len(every)
     assert not any(NEW_KIND.search(row.question) for row in rows.first + rows.quiet)
     assert all(NEW_KIND.search(row.question) for row in rows.shifted + rows.measured)

@@ -17,19 +17,21 @@ from finetune_platform.task_file import load_task
 
 
 class Publish(Protocol):
-    def __call__(self, lake: Lake, rows: Sequence[Example] | None = None) -> DatasetManifest: ...
+    def __call__(self, lake: Lake, rows: Sequence[Example] | None = None, dataset_id: str = ...) -> DatasetManifest: ...
 
 
 @pytest.fixture
 def publish_dataset() -> Publish:
     """Publishes rows as a dataset: four fifths to train on, the rest for validation."""
 
-    def publish(lake: Lake, rows: Sequence[Example] | None = None) -> DatasetManifest:
+    def publish(
+        lake: Lake, rows: Sequence[Example] | None = None, dataset_id: str = "ds-000000000001"
+    ) -> DatasetManifest:
         rows = examples(40) if rows is None else rows
         cut = max(1, len(rows) * 4 // 5)
         splits: dict[Split, Sequence[Example]] = {"train": rows[:cut], "validation": rows[cut:], "test": []}
         manifest = DatasetManifest(
-            artifact_id="ds-000000000001",
+            artifact_id=dataset_id,
             task=TASK,
             code_version="1",
             splits={s: SplitRecord(rows=len(splits[s]), groups=len(splits[s]), sha256="0" * 64) for s in SPLITS},

@@ -1,10 +1,18 @@
-"""Training that begins at a registered adapter's weights."""
+"""Training that begins at a registered adapter's weights: where it begins, on which rows, with which options."""
+
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load
+from ticket_rows import examples
 
 from finetune_platform.errors import BadInput
 from finetune_platform.manifests import MANIFEST_NAME, AdapterManifest
+from finetune_platform.rows import Example, Message
+from finetune_platform.task_labeling import WarmStart
+from finetune_platform.training.replay import Earlier, mix
 from finetune_platform.training.run import run_training
 
 TRACKED = "sqlite:///{}/mlflow.db"
@@ -12,9 +20,9 @@ TRACKED = "sqlite:///{}/mlflow.db"
 
 @pytest.fixture
 def run(local_lake, publish_dataset, tmp_path):
-    dataset = publish_dataset(local_lake)
+    first = publish_dataset(local_lake)
 
-    def start(task, warm_start=None):
+    def start(task, warm_start=None, dataset=first):
         folder = tmp_path / "work"
         return run_training(
             task,
@@ -36,6 +44,7 @@ def registered(lake, training) -> AdapterManifest:
         artifact_id="ad-000000000001", task=training.task, code_version="1", files={}, summary={}, mlflow_model="",
         base_model=training.base_model, base_model_revision=training.base_model_revision, golden=[],
         system_prompt=training.system_prompt, chat_template_sha256=training.chat_template_sha256,
+        parents={"curated_dataset": training.parents["curated_dataset"]},
     )  # fmt: skip
     for info in lake.list(f"{training.path}/adapter"):
         lake.put(f"{adapter.path}/{info.path.rpartition('/')[2]}", lake.get(info.path))
@@ -65,3 +74,68 @@ def test_another_shape_or_another_base_is_refused_with_both_values(run, make_tas
     other = adapter.model_copy(update={"base_model_revision": "another"})
     with pytest.raises(BadInput, match=r"stands on .*@another, this run on"):
         run(make_task(), other)
+
+
+def test_it_trains_on_new_rows_and_a_sample_of_the_old_with_options_of_its_own(
+    run, make_task, local_lake, publish_dataset
+) -> None:
+    cold = run(make_task())
+    adapter = registered(local_lake, cold)
+    grown = publish_dataset(local_lake, examples(50), "ds-000000000002")  # Rows 32 to 39 are new to the adapter.
+    task = make_task()
+    own = WarmStart(replay_share=0.6, num_train_epochs=1, learning_rate=0.001)
+    task = task.model_copy(update={"retraining": task.retraining.model_copy(update={"warm_start": own})})
+    warm = run(task, adapter, grown)
+    assert (cold.train_rows, cold.replayed_rows) == (32, None)
+    assert (warm.train_rows, warm.replayed_rows) == (20, 12)
+    assert warm.stages[0] | {"num_train_epochs": 2.0, "learning_rate": 0.01} == cold.stages[0]
+    assert (warm.stages[0]["num_train_epochs"], warm.stages[0]["learning_rate"]) == (1, 0.001)
+    # Without an adapter to begin at, those options say nothing.
+    assert run(task).artifact_id == cold.artifact_id
+
+
+def test_without_the_adapters_dataset_it_says_what_is_missing(run, make_task, local_lake) -> None:
+    adapter = registered(local_lake, run(make_task()))
+    gone = adapter.model_copy(update={"parents": {"curated_dataset": "ds-00000000dead"}})
+    with pytest.raises(BadInput, match="its dataset ds-00000000dead is not in the lake"):
+        run(make_task(), gone)
+
+
+def rows(count: int, stratum: str = "") -> list[Example]:
+    return [
+        Example(
+            messages=[Message(role="user", content=f"{stratum}{i}"), Message(role="assistant", content="a")],
+            task_type=stratum,
+            source_uri="x",
+            source_row=i,
+        )
+        for i in range(count)
+    ]
+
+
+@given(
+    new=st.integers(0, 30), old=st.integers(0, 60), share=st.floats(0, 0.95), seed=st.integers(0, 5), order=st.randoms()
+)
+def test_a_mix_holds_every_new_row_once_and_the_old_in_their_share(new, old, share, seed, order) -> None:
+    train, seen = rows(new, "new"), rows(old, "old")
+    both = [*train, *seen]
+    order.shuffle(both)
+    mixed = mix(both, Earlier(frozenset(row.example_id for row in seen), share), seed)
+    ids = [row.example_id for row in mixed.rows]
+    assert len(set(ids)) == len(ids)
+    assert ids == [row.example_id for row in both if row.example_id in set(ids)], "in the dataset's order"
+    assert mixed.replayed == len(ids) - new
+    assert {row.example_id for row in train} <= set(ids)
+    wanted = round(new * share / (1 - share)) if new else old
+    assert mixed.replayed == min(wanted, old)
+
+
+def test_replayed_rows_stand_for_every_slice_in_its_share() -> None:
+    seen = [*rows(60, "a"), *rows(30, "b"), *rows(10, "c")]
+    for seed in range(20):
+        mixed = mix([*rows(20, "n"), *seen], Earlier(frozenset(row.example_id for row in seen), 0.5), seed)
+        counts = Counter(row.task_type for row in mixed.rows)
+        assert (counts["a"], counts["b"], counts["c"]) == (12, 6, 2)
+    samples = {tuple(row.example_id for row in mix([*rows(20, "n"), *seen], Earlier(frozenset(
+        row.example_id for row in seen), 0.5), seed).rows) for seed in range(5)}  # fmt: skip
+    assert len(samples) == 5

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from finetune_platform.curation.groups import normalised
 from finetune_platform.database import Database
 from finetune_platform.errors import PermanentError
 from finetune_platform.lake import Lake
@@ -32,7 +33,7 @@ NEW_KIND = re.compile(r"\b(bank|lender|agent)", re.IGNORECASE)
 SHORTEST, LONGEST_KNOWN = 25, 300
 """Characters: headings, and long sentences of the known kind, are in no part."""
 
-FIRST_ROWS, QUIET_ROWS, SHIFTED_ROWS, MEASURED_ROWS = 400, 185, 190, 120
+FIRST_ROWS, QUIET_ROWS, SHIFTED_ROWS, MEASURED_ROWS = 395, 180, 190, 120
 
 
 class Row(NamedTuple):
@@ -113,12 +114,13 @@ def open_place(parent: Settings, report: Report) -> Place:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The sentences of the package's file, each once, in their order."""
-    found: dict[str, str] = {}
+    """The sentences of the package's file in their order, one of those that curation would group."""
+    found: dict[str, Row] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        found.setdefault(row["input"][-1]["content"], row["ideal"])
-    return [Row(question, gold) for question, gold in found.items()]
+        question = row["input"][-1]["content"]
+        found.setdefault(normalised(question), Row(question, row["ideal"]))
+    return list(found.values())
 
 
 def divide(rows: list[Row]) -> Rows:
