@@ -8,7 +8,7 @@ from rich.text import Text
 from finetune_platform.commands.installation import find_task, open_database, read_settings
 from finetune_platform.commands.label_studio import plain_round, print_round, sync_by_hand
 from finetune_platform.commands.operate import new_table
-from finetune_platform.commands.serve import running_address
+from finetune_platform.commands.serve import gateway_address
 from finetune_platform.commands.terminal import console, print_json
 from finetune_platform.labeling.batches import Batch, batches_of, read_batch
 from finetune_platform.labeling.figures import Figures, figures_of
@@ -80,8 +80,8 @@ def state_of(task: Task, batch: Batch, figures: Figures) -> tuple[str, str]:
 
 def review_address(place: Settings, task: Task) -> str:
     """The review page of a task's rows; where no gateway is known to run, what to start."""
-    base = place.gateway_url or running_address(place)
-    return f"{base.rstrip('/')}/review/rows?task={task.name}" if base else "/review of the gateway: `finetune serve`"
+    base = gateway_address(place)
+    return f"{base}/review/rows?task={task.name}" if base else "/review of the gateway: `finetune serve`"
 
 
 def _show_people(figures: Figures, names: Mapping[str, str]) -> None:

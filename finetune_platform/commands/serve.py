@@ -31,6 +31,7 @@ def serve(host: str, port: int | None) -> None:
     place, tasks = read_settings(), some_tasks(None)
     chosen = choose_port(port, PORT, host, "--port")
     out = console()
+    from finetune_platform.loop.loop_site import loop_site
     from finetune_platform.review.review_site import review_site
     from finetune_platform.serving.server import build_gateway
     from finetune_platform.serving.server import serve as run
@@ -40,12 +41,13 @@ def serve(host: str, port: int | None) -> None:
     out.print(Text(f"gateway  {address}/v1", "bold"))
     out.print(Text(f"operator {address}/operator", "bold"))
     out.print(Text(f"review   {address}/review", "bold"))
+    out.print(Text(f"loop     {address}/loop", "bold"))
     for task in tasks:
         out.print(f"  model {task.name}", highlight=False)
     if not list_keys(gateway.database):
         out.print(Text("no key yet: finetune key create my_app --task " + tasks[0].name, "yellow"))
     out.print(Text("Ctrl-C stops it", "dim"))
-    run(gateway, host, chosen, [review_site(gateway)])
+    run(gateway, host, chosen, [review_site(gateway), loop_site(gateway, place)])
 
 
 def serve_in_background(host: str = "127.0.0.1") -> str:
@@ -88,6 +90,11 @@ def stop_background() -> None:
         time.sleep(0.2)
     _note(place).unlink(missing_ok=True)
     console().print("the gateway has stopped")
+
+
+def gateway_address(place: Settings) -> str:
+    """Where people open this installation's gateway: in public, or the one in the background; "" where none is known."""
+    return place.gateway_url or running_address(place) or ""
 
 
 def running_address(place: Settings) -> str | None:

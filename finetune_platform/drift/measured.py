@@ -121,18 +121,31 @@ def measure_anew(lake: Lake, task: str, moment: datetime) -> None:
         _append(lake, task, [{"kind": "anew", "moment": moment}], None)
 
 
+def judge_calls(lake: Lake, task: str, since: datetime) -> int:
+    """Answers of the judge about a task's adapters after a moment, readable or not: each has its price.
+
+    Those that somebody has begun anew after, and those about earlier champions, count too: they were paid for.
+    """
+    table = _read(lake, task, ["moment", "judge_id"])
+    asked = pc.and_(
+        pc.greater(table.column("moment"), pa.scalar(since, pa.timestamp("us", tz="UTC"))),
+        pc.not_equal(table.column("judge_id"), ""),
+    )
+    return pc.sum(asked).as_py() or 0
+
+
 def _append(lake: Lake, task: str, records: list[dict[str, Any]], once: Once | None) -> bool:
     return lake.append(measurements_path(task), pa.Table.from_pylist(records, schema=SCHEMA), once)
 
 
-def _read(lake: Lake, task: str) -> pa.Table:
+def _read(lake: Lake, task: str, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
     path = measurements_path(task)
     try:
         table = lake.table(path)
     except FileNotFoundError:
         return SCHEMA.empty_table()
     with lake.table_failures(path):
-        return table.to_pyarrow_table(columns=SCHEMA.names)
+        return table.to_pyarrow_table(columns=list(columns))
 
 
 def _row(record: dict[str, Any]) -> PerformanceRow:

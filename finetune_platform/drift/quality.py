@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from finetune_platform.drift.measured import Kind, Measurement, keep_measurements, read_measurements
+from finetune_platform.drift.measured import Kind, Measurement, judge_calls, keep_measurements, read_measurements
 from finetune_platform.drift.monitor import named
-from finetune_platform.drift.performance import FEEDBACK, JUDGE, Baseline, PerformanceRow, measure, over_time
+from finetune_platform.drift.performance import FEEDBACK, JUDGE, Baseline, measure, over_time
 from finetune_platform.drift.rows import TrafficRow
 from finetune_platform.drift.sample import sampled
 from finetune_platform.drift.state import Champion
@@ -111,7 +111,7 @@ def look_at_quality(task: Task, production: Production, lake: Lake, now: datetim
     metrics = [*task.evaluation.metrics, FEEDBACK, *([JUDGE] if task.judge else [])]
     found = measure(measured, metrics, production.baselines, now - window, task.drift.max_degradation)
     history = over_time(measured, [record.metric for record in found], window)
-    return Quality(found, told and _with_cost(told, task, measured, now), history)
+    return Quality(found, told and _with_cost(told, task, lake, now), history)
 
 
 def with_quality(found: DriftManifest, quality: Quality) -> DriftManifest:
@@ -195,10 +195,10 @@ def _told(judged: Sequence[Judgement]) -> JudgeRecord:
     )
 
 
-def _with_cost(told: JudgeRecord, task: Task, rows: Sequence[PerformanceRow], now: datetime) -> JudgeRecord:
-    """With what the judge's answers of the last days have cost; those of an earlier champion are not among `rows`."""
+def _with_cost(told: JudgeRecord, task: Task, lake: Lake, now: datetime) -> JudgeRecord:
+    """With what the judge's answers of the last days have cost."""
     assert task.judge is not None
-    recent = sum(bool(row.judge_id) for row in rows if row.moment >= now - timedelta(days=COST_DAYS))
+    calls = judge_calls(lake, task.name, now - timedelta(days=COST_DAYS))
     return told.model_copy(
-        update={"cost_of_30_days": recent * task.judge.price_per_call, "currency": task.cost.currency}
+        update={"cost_of_30_days": calls * task.judge.price_per_call, "currency": task.cost.currency}
     )

@@ -1,6 +1,6 @@
 """The files of a published evaluation: `report.html`, `report.json`, `predictions.parquet`, `manifest.json`.
 
-What stands in them is computed elsewhere; this file writes them to a folder and publishes that folder.
+What stands in them is computed elsewhere; this file writes them to a folder, publishes that folder, and reads back.
 """
 
 import io
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
+from finetune_platform.errors import BadInput
 from finetune_platform.evaluation.arms import Arm
 from finetune_platform.evaluation.evidence import Evidence
 from finetune_platform.evaluation.predictions import ArmAnswers
@@ -21,6 +23,8 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import MANIFEST_NAME, EvaluationManifest
 from finetune_platform.rows import Example
 from finetune_platform.storage_errors import disk_failures
+
+PAGE_NAME, DATA_NAME = "report.html", "report.json"
 
 
 def prediction_table(
@@ -61,10 +65,28 @@ def publish(
         work_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=work_dir, prefix="report-") as temporary:
             folder = Path(temporary)
-            (folder / "report.html").write_text(render_report(evidence), encoding="utf-8")
-            (folder / "report.json").write_text(evidence.model_dump_json(indent=1), encoding="utf-8")
+            (folder / PAGE_NAME).write_text(render_report(evidence), encoding="utf-8")
+            (folder / DATA_NAME).write_text(evidence.model_dump_json(indent=1), encoding="utf-8")
             stream = io.BytesIO()
             pq.write_table(predictions, stream, compression="zstd")
             (folder / "predictions.parquet").write_bytes(stream.getvalue())
             (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
             lake.publish(folder, manifest.path)
+
+
+def read_evidence(lake: Lake, task: str, evaluation_id: str) -> Evidence:
+    """What a published report tells.
+
+    Raises:
+        BadInput: It is not there, or was written by another version.
+    """
+    place = f"{EvaluationManifest.path_of(task, evaluation_id)}/{DATA_NAME}"
+    mend = f"make it again with `finetune run {task} --from evaluation_report`"
+    try:
+        return Evidence.model_validate_json(lake.get(place))
+    except FileNotFoundError as error:
+        raise BadInput(f"{lake.url_of(place)}: it is not there", mend) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"{lake.url_of(place)}: {field}: {first['msg']}", mend) from error

@@ -3,10 +3,13 @@
 What a station's own figures mean stands in its library package; how they look, where they are shown.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
 from finetune_platform.database import Database
+from finetune_platform.drift import publication as drift_page
+from finetune_platform.evaluation import publication as evaluation_page
 from finetune_platform.labeling.batches import newest_batch, read_batch
 from finetune_platform.labeling.figures import figures_of
 from finetune_platform.labeling.readiness import readiness_of
@@ -24,6 +27,17 @@ State = Literal["idle", "quiet", "alarm", "waiting", "running", "done", "failed"
 
 BUSY: tuple[State, ...] = ("alarm", "waiting", "running", "failed")
 
+MARKS: Mapping[State, str] = {
+    "idle": "·",
+    "quiet": "✓",
+    "done": "✓",
+    "waiting": "…",
+    "running": "▶",
+    "alarm": "!",
+    "failed": "✗",
+}
+"""How a state is told without colour, wherever it is shown."""
+
 
 class Station(Record):
     """One station.
@@ -32,6 +46,7 @@ class Station(Record):
         since: When it came to be so; None where it is idle.
         what: In one sentence.
         waits_for: What has to happen next; "" for nothing.
+        report: Where in the lake the page lies that tells it in full; "" where there is none.
     """
 
     name: Name
@@ -39,6 +54,7 @@ class Station(Record):
     since: str | None = None
     what: str = ""
     waits_for: str = ""
+    report: str = ""
 
 
 def stations_of(task: Task, lake: Lake, database: Database) -> list[Station]:
@@ -74,7 +90,14 @@ def _drift(task: Task, lake: Lake, database: Database) -> Station:
         return Station(name="drift", state="idle", waits_for="a first look at the traffic")
     state: State = {"alarm": "alarm", "gathering": "waiting"}.get(report.status, "quiet")  # type: ignore[assignment]
     waits = "more traffic" if state == "waiting" else ""
-    return Station(name="drift", state=state, since=report.created_at, what=report.headline, waits_for=waits)
+    return Station(
+        name="drift",
+        state=state,
+        since=report.created_at,
+        what=report.headline,
+        waits_for=waits,
+        report=f"{report.path}/{drift_page.PAGE_NAME}",
+    )
 
 
 def _experts(task: Task, database: Database) -> Station:
@@ -127,7 +150,14 @@ def _evaluation(task: Task, lake: Lake, database: Database) -> Station:
     if not isinstance(report, EvaluationManifest):
         return Station(name="evaluation", state="idle")
     state: State = "failed" if report.blocking else "done"
-    return Station(name="evaluation", state=state, since=report.created_at, what=report.headline)
+    return Station(
+        name="evaluation",
+        state=state,
+        since=report.created_at,
+        what=report.headline,
+        waits_for="a person: hard gates kept the adapter out" if report.blocking else "",
+        report=f"{report.path}/{evaluation_page.PAGE_NAME}",
+    )
 
 
 def _rollout(task: Task, database: Database) -> Station:

@@ -38,7 +38,7 @@ class Gate:
     """Lets requests of signed-in people through to a site's pages, sends others to the sign-in page.
 
     Args:
-        app: The framework's.
+        app: What answers for its pages.
         site: Which site.
         sessions: Who is signed in.
         entered: Handed on to the pages, in the scope under `ENTERED`.
@@ -59,15 +59,15 @@ class Gate:
             await self._go_on(path)(scope, receive, _strict(send))
         elif scope["type"] == "websocket":
             await WebSocketClose(4401)(scope, receive, send)
-        elif path == "/" or path in self._site.pages:
+        elif path == "/" or self._site.has(path):
             query = scope.get("query_string", b"").decode("latin-1")
-            to = f"&{urlencode({'to': path})}" if path in self._site.pages[1:] else ""
+            to = f"&{urlencode({'to': path})}" if self._site.has(path) and path != self._site.pages[0] else ""
             await RedirectResponse(self._site.login + kept_query(query + to), 303)(scope, receive, _strict(send))
         else:
             await PlainTextResponse("sign in first", 401)(scope, receive, _strict(send))
 
     def _go_on(self, path: str) -> ASGIApp:
-        if path in self._site.pages or path.startswith(FRAMEWORK):
+        if self._site.has(path) or (self._site.own is None and path.startswith(FRAMEWORK)):
             return self._app
         if path == "/":
             return RedirectResponse(self._site.first, 303)

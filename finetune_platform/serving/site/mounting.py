@@ -111,7 +111,7 @@ def visit_of(request: Request) -> Visit | Response:
 
 def _door(entered: Entered) -> Mount:
     site = entered.site
-    door = Mount(site.path, Gate(framework, site, entered.sessions, entered))
+    door = Mount(site.path, Gate(site.own or framework, site, entered.sessions, entered))
     if site.answered_apart:
         # The application's endpoints below the path tell of a wrong path or method themselves.
         door.path_regex = re.compile(rf"^{site.path}/(?P<path>(?!{re.escape(site.answered_apart)}).*)$")

@@ -40,7 +40,7 @@ def signing_in(site: Site, sessions: Sessions, guesses: Guesses) -> APIRouter:
     def entered(request: Request) -> Response:
         to = request.query_params.get("to", "")
         task = {name: value for name, value in request.query_params.items() if name == "task"}
-        place = site.path + (to if to in site.pages else site.pages[0])
+        place = site.path + (to if site.has(to) else site.pages[0])
         return RedirectResponse(f"{place}?{urlencode(task)}" if task else place, 303)
 
     @router.get("")

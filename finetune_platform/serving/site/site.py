@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.routing import compile_path
+from starlette.types import ASGIApp
+
 from finetune_platform.serving.permissions import Permission
 
 
@@ -17,9 +20,10 @@ class Site:
         needed: The permission without which nobody signs in.
         role: The role that the sign-in page tells people to ask for.
         roles: Every role that may enter, in words.
-        pages: What can be opened below `path`; people begin at the first.
+        pages: What can be opened below `path`, such as `/rows` or `/{task}`; people begin at the first.
         content: Handed on to the pages.
         answered_apart: What follows `path` where the application has endpoints of its own; "" where it has none.
+        own: What answers for the pages; None: the pages' framework.
     """
 
     path: str
@@ -31,6 +35,7 @@ class Site:
     pages: tuple[str, ...]
     content: Any
     answered_apart: str = ""
+    own: ASGIApp | None = None
 
     @property
     def word(self) -> str:
@@ -49,3 +54,7 @@ class Site:
     @property
     def login(self) -> str:
         return f"{self.path}/login"
+
+    def has(self, path: str) -> bool:
+        """Whether a page can be opened there, below `self.path`."""
+        return any(compile_path(page)[0].match(path) for page in self.pages)
