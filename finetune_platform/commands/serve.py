@@ -93,7 +93,7 @@ def stop_background() -> None:
 
 
 def gateway_address(place: Settings) -> str:
-    """Where people open this installation's gateway: in public, or the one in the background; "" where none is known."""
+    """Where people open this installation's gateway, in public or in the background; "" where none is known."""
     return place.gateway_url or running_address(place) or ""
 
 

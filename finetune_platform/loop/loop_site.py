@@ -86,7 +86,7 @@ async def task_page(request: Request) -> Response:
     known: Content = visit.site.content
     name = request.path_params["task"]
     if name not in visit.tasks:
-        return HTMLResponse(_document(visit, "missing", "Loop", name=name), 404)
+        return HTMLResponse(_document(visit, "missing", "Loop", asked=name), 404)
     task = known.gateway.tasks[name].task
 
     def values(cycle: Cycle) -> dict[str, Any]:

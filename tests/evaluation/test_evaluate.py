@@ -13,6 +13,7 @@ from finetune_platform.evaluation.baselines import row_baselines
 from finetune_platform.evaluation.evaluate import evaluate, published_evaluation
 from finetune_platform.evaluation.evidence import Evidence
 from finetune_platform.evaluation.intervals import wilson
+from finetune_platform.evaluation.publication import read_evidence
 from finetune_platform.inference.engine import Completion
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import AdapterManifest, EvaluationManifest, TrainingManifest
@@ -31,7 +32,7 @@ def run(
 
 
 def evidence_of(chain: Chain, manifest: EvaluationManifest) -> Evidence:
-    return Evidence.model_validate_json(chain.lake.get(f"{manifest.path}/report.json"))
+    return read_evidence(chain.lake, manifest.task, manifest.artifact_id)
 
 
 def test_a_first_adapter_is_measured_and_published(task: Task, chain: Chain) -> None:
@@ -81,6 +82,14 @@ def test_the_report_and_its_data_agree(task: Task, chain: Chain) -> None:
     assert [c.reference for c in evidence.benchmarks[0].comparisons] == ["champion", "prompted", "few_shot", "trivial"]
     assert len(evidence.examples) == 20
     assert "<script>" not in html and "&lt;script&gt;alert(1)" in html
+
+
+def test_a_report_that_cannot_be_read_is_named(local_lake: Lake) -> None:
+    with pytest.raises(BadInput, match=r"ev-1/report\.json: it is not there"):
+        read_evidence(local_lake, "people", "ev-1")
+    local_lake.put("people/evaluations/ev-1/report.json", b'{"evaluation_id": "ev-1"}')
+    with pytest.raises(BadInput, match=r"ev-1/report\.json: task: Field required"):
+        read_evidence(local_lake, "people", "ev-1")
 
 
 def test_the_same_evaluation_is_not_made_twice(task: Task, chain: Chain) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from past_events import an_alarm
 from review_batches import item
 from typer.testing import CliRunner
 
@@ -16,7 +17,6 @@ from finetune_platform.labeling.retraining import begin_retraining, end_retraini
 from finetune_platform.lake import Lake
 from finetune_platform.loop.money import spent_of
 from finetune_platform.loop.stations import here, stations_of
-from finetune_platform.manifests import DriftManifest
 from finetune_platform.settings import Settings
 from finetune_platform.task import Task
 from finetune_platform.task_file import load_task
@@ -35,13 +35,7 @@ def states(task: Task, place: Settings) -> dict[str, str]:
 def test_a_cycle_from_its_alarm_to_its_retraining(settings_env: Settings, task: Task, tmp_path: Path) -> None:
     lake, database = Lake(settings_env.lake_url), Database(settings_env.database_url)
     assert set(states(task, settings_env).values()) == {"idle", "champion"}
-    report = DriftManifest(
-        artifact_id="dr-1", task=task.name, parents={"drift_reference": "rf-1"}, code_version="1", status="alarm",
-        headline="drift since noon", champion="base", tick=1, since="2026-01-01T00:00:00+00:00",
-        until="2026-01-01T00:00:00+00:00", rows=1, counted=1, e_value=400.0, limit=365.0, channels=[],
-    )  # fmt: skip
-    lake.put(f"{report.path}/manifest.json", report.to_bytes())
-    database.record_artifact(report, "drift_report", "", None)
+    report = an_alarm(lake, database, task.name)
     assert states(task, settings_env)["here"] == "drift"
     open_batch(database, task.name, "rb-1", report.alarm, "drift", [ToReview("in-1", item())])
     now = states(task, settings_env)
