@@ -87,7 +87,7 @@ class Retraining(Strict):
     """When labels start the chain by themselves.
 
     At least `cooldown_hours` lie between two retrainings, at most `most_per_month` run in thirty days, and none
-    starts where what the month has cost (training hours and labels, at the prices of `cost:`) is above
+    starts where what the month has cost (training hours, labels, the judge, at the prices of the task file) is above
     `monthly_budget`. With `automatic: false` a person starts each: `finetune retrain TASK`. With `warm_start` training
     begins at the champion's weights, else at the base model's with all rows.
     """
