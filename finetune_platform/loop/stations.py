@@ -88,6 +88,10 @@ def _drift(task: Task, lake: Lake, database: Database) -> Station:
     report = _latest(task, lake, database, "drift_report")
     if not isinstance(report, DriftManifest):
         return Station(name="drift", state="idle", waits_for="a first look at the traffic")
+    champion, since = champion_since(database, task.name)
+    if report.champion != champion:
+        what = f"the last look was at {report.champion}"
+        return Station(name="drift", state="idle", since=_iso(since), what=what, waits_for=f"traffic of {champion}")
     state: State = {"alarm": "alarm", "gathering": "waiting"}.get(report.status, "quiet")  # type: ignore[assignment]
     waits = "more traffic" if state == "waiting" else ""
     return Station(

@@ -17,6 +17,7 @@ from finetune_platform.labeling.retraining import begin_retraining, end_retraini
 from finetune_platform.lake import Lake
 from finetune_platform.loop.money import spent_of
 from finetune_platform.loop.stations import here, stations_of
+from finetune_platform.serving.routes import change
 from finetune_platform.settings import Settings
 from finetune_platform.task import Task
 from finetune_platform.task_file import load_task
@@ -51,5 +52,11 @@ def test_a_cycle_from_its_alarm_to_its_retraining(settings_env: Settings, task: 
     end_retraining(database, "rb-1", "failed", "the gates said no")
     assert states(task, settings_env)["retraining"] == "failed"
     assert (spent_of(task, lake, database).total, spent_of(task, lake, database).answers) == (0.5, 1)
+    change(
+        database, task.name, lambda plan: plan.model_copy(update={"champion": "ad-2"}),
+        actor="test", action="promote", reason="it is better",
+    )  # fmt: skip
+    drift = next(station for station in stations_of(task, lake, database) if station.name == "drift")
+    assert (drift.state, drift.waits_for) == ("idle", "traffic of ad-2"), "an alarm ends with the champion it is about"
     document = json.loads(CliRunner().invoke(app, ["loop", task.name, "--json"]).output)
     assert document["here"] == "retraining" and document["spent"]["currency"] == "EUR"

@@ -12,11 +12,15 @@ from finetune_platform.commands.dagster_home import prepare
 from finetune_platform.commands.installation import read_settings
 from finetune_platform.commands.loop_demo.measuring import Change
 from finetune_platform.commands.loop_demo.place import TASK_NAME, Place, open_place
+from finetune_platform.commands.loop_demo.traffic import Callers
 from finetune_platform.commands.operate import actor, new_table
 from finetune_platform.commands.processes import Service, choose_port, stop, wait_until_ready
 from finetune_platform.commands.terminal import console
 from finetune_platform.commands.up import READY_S, planned_services
+from finetune_platform.manifests import EvaluationManifest
 from finetune_platform.serving.keys import create_key
+
+MADE = ("drift_report", "review_batch", "expert_labels", "evaluation_report", "registered_adapter")
 
 DAGSTER_PORT, GATEWAY_PORT = 3100, 8100
 HOST = "127.0.0.1"
@@ -35,7 +39,6 @@ def demo_loop() -> None:
     from dagster import DagsterInstance
 
     from finetune_platform.commands.loop_demo.cycle import Cycle
-    from finetune_platform.commands.loop_demo.traffic import Callers
 
     out.print(f"[bold]{TASK_NAME}[/bold]: {place.task.description}")
     out.print(
@@ -46,7 +49,7 @@ def demo_loop() -> None:
         for service in services:
             service.start()
         wait_until_ready(services, READY_S, lambda s: out.print(Text(f"{s.name:<8} {s.url}", "dim")))
-        callers = Callers(services[1].url, _key(place), place.home / "asked.jsonl")
+        callers = Callers(services[1].url, _key(place), place.notes)
         with DagsterInstance.get() as instance:
             found = Cycle(place, instance, services, callers, out).run()
         _show(place, found)
@@ -96,14 +99,35 @@ def _show(place: Place, found: Sequence[Change]) -> None:
     primary = next(change for change in found if change.metric == place.task.evaluation.primary_metric)
     told, style = ("is better", "bold green") if primary.lower > 0 else ("is not shown to be better", "bold yellow")
     out.print(Text(f"The second adapter {told} on the traffic that had drifted.", style))
-    database = place.database
-    made = [
-        (asset, row.artifact_id, row.uri)
-        for asset in ("drift_report", "review_batch", "expert_labels", "evaluation_report", "registered_adapter")
-        if (row := database.latest_artifact(TASK_NAME, asset)) is not None
-    ]
-    for asset, artifact_id, uri in made:
-        out.print(Text.assemble((f"  {asset:<20}", "cyan"), artifact_id, (f"  {uri}", "dim")), soft_wrap=True)
+    _show_gate(place)
+    made = {asset: row for asset in MADE if (row := place.database.latest_artifact(TASK_NAME, asset)) is not None}
+    for asset, row in made.items():
+        page = "/report.html" if asset.endswith("_report") else ""
+        line = Text.assemble((f"  {asset:<20}", "cyan"), row.artifact_id, (f"  {row.uri}{page}", "dim"))
+        out.print(line, soft_wrap=True)
     environment = " ".join(f"{name}={value}" for name, value in place.environment.items() if value)
-    out.print(Text("look around (`finetune up`, `finetune drift`, `finetune lineage`, `finetune trace`) after", "dim"))
+    asked = next(answer for answer in Callers("", "", place.notes).answers if answer.phase == "shifted")
+    out.print(Text("\nlook around", "bold"))
     out.print(Text(f"  export {environment}", "cyan"), soft_wrap=True)
+    for command, told in (
+        (f"finetune lineage {made['registered_adapter'].artifact_id}", "back to labels, batch, alarm and reference"),
+        (f"finetune trace {asked.interaction_id}", "one request: its label, dataset and adapters, the share served"),
+        (f"finetune history {TASK_NAME}", "who answered what share when, and why"),
+        (f"finetune loop {TASK_NAME}", "where the cycle stands, what it costs and returns"),
+        ("finetune up", "the lineage graph and every run in the browser"),
+    ):
+        out.print(Text.assemble((f"  {command}", "cyan"), (f"  {told}", "dim")), soft_wrap=True)
+
+
+def _show_gate(place: Place) -> None:
+    """The second adapter on what the first one knew."""
+    made = place.database.latest_artifact(TASK_NAME, "evaluation_report")
+    assert made is not None
+    report = place.lake.manifest(EvaluationManifest, EvaluationManifest.path_of(TASK_NAME, made.artifact_id))
+    for gate in report.gates:
+        if gate.versus == "champion" and gate.observed is not None:
+            line = (
+                f"{gate.metric} on {gate.n} test rows of the known kind, against the first adapter: "
+                f"{gate.observed:+.3f} [{gate.lower:+.3f}, {gate.upper:+.3f}], gate {gate.verdict}"
+            )
+            console().print(Text(line), soft_wrap=True)

@@ -73,6 +73,11 @@ class Place(NamedTuple):
         return self.settings.finetune_home
 
     @property
+    def notes(self) -> Path:
+        """The file of what was asked and answered."""
+        return self.home / "asked.jsonl"
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """What its servers are told instead of what this process was."""
         own = self.settings
