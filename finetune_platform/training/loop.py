@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from finetune_platform.errors import PermanentError
-from finetune_platform.training.batches import Step, collate, split_by_tokens
+from finetune_platform.training.batches import Step, split_by_tokens
+from finetune_platform.training.engine import Engine
 from finetune_platform.training.loss import mean_loss, supervised_loss
 from finetune_platform.training.optimizer import AdapterOptimizer
 from finetune_platform.training.random_state import random_state, restore_random_state
@@ -70,8 +71,7 @@ def train_steps(
     eval_steps: int,
     tokens_per_forward: int,
     max_grad_norm: float,
-    pad_token_id: int,
-    device: str,
+    engine: Engine,
     start: int = 0,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[StepLog]:
@@ -87,8 +87,7 @@ def train_steps(
         eval_steps: Steps between two measurements.
         tokens_per_forward: Most tokens of a forward pass without a gradient.
         max_grad_norm: Where gradients are clipped.
-        pad_token_id: Fills short rows.
-        device: Of the model.
+        engine: Makes the tensors of a batch.
         start: Steps done before.
         stop: Asked before every forward pass.
 
@@ -96,13 +95,13 @@ def train_steps(
         Stopped: `stop` said so; the step under way is undone.
         PermanentError: A loss or gradient is not finite; nothing has moved in that step.
     """
-    lengths = [row.inputs for row in validation]
-    order = sorted(range(len(validation)), key=lambda i: lengths[i])
-    validation_batches = split_by_tokens(order, lengths, tokens_per_forward)
+    shapes = engine.shapes(validation)
+    order = sorted(range(len(validation)), key=lambda i: (shapes[i].family, shapes[i].tokens))
+    validation_batches = split_by_tokens(order, shapes, tokens_per_forward)
     model.train()
     for number in range(start, len(plan)):
         step, began = plan[number], time.perf_counter()
-        loss = _gradient(model, optimizer, rows, step, pad_token_id, device, number, stop)
+        loss = _gradient(model, optimizer, rows, step, engine, number, stop)
         norm = optimizer.step(rates[number], max_grad_norm) if math.isfinite(loss) else math.nan
         if not math.isfinite(norm):
             raise _not_finite(number + 1, loss, norm, rates[number])
@@ -120,7 +119,7 @@ def train_steps(
             seconds=round(seconds, 4),
             rows_per_second=round(step.rows / seconds, 2),
             tokens_per_second=round(tokens / seconds, 1),
-            validation_loss=mean_loss(model, validation, validation_batches, pad_token_id, device) if measure else None,
+            validation_loss=mean_loss(model, validation, validation_batches, engine) if measure else None,
         )
 
 
@@ -129,8 +128,7 @@ def _gradient(
     optimizer: AdapterOptimizer,
     rows: Sequence[TrainRow],
     step: Step,
-    pad_token_id: int,
-    device: str,
+    engine: Engine,
     steps_done: int,
     stop: Callable[[], bool],
 ) -> float:
@@ -143,7 +141,7 @@ def _gradient(
             optimizer.drop_gradients()
             restore_random_state(before)
             raise Stopped(steps_done)
-        part = supervised_loss(model, collate([rows[i] for i in batch], pad_token_id, device)) / total_weight
+        part = supervised_loss(model, engine.batch([rows[i] for i in batch])) / total_weight
         part.backward()
         loss += part.item()
     return loss

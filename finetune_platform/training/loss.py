@@ -1,13 +1,15 @@
 """The training loss: cross-entropy of the supervised tokens, and of nothing else.
 
-The vocabulary is the widest layer of a small model, so its logits are computed where they count only. Which rows
-share a batch belongs in `batches.py`.
+The vocabulary is the widest layer of a small model, so its logits are computed where they count only. The tensors of a
+batch belong in `collate.py`.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune_platform.training.batches import Batch, collate
+from finetune_platform.training.collate import Batch
+from finetune_platform.training.engine import Engine
+from finetune_platform.training.packed_attention import attending
 from finetune_platform.training.rows import TrainRow
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ def supervised_loss(model: Any, batch: Batch) -> "torch.Tensor":
 
     Args:
         model: A causal language model of transformers inside a PEFT model.
-        batch: From `collate`.
+        batch: From `Engine.batch`.
 
     Returns:
         A scalar with a gradient. Divide by the sum of weights for the mean.
@@ -27,8 +29,16 @@ def supervised_loss(model: Any, batch: Batch) -> "torch.Tensor":
     from torch.nn.functional import cross_entropy
 
     base = model.get_base_model()
-    # No mask: with right padding causal attention alone keeps padding away, and only then are its kernels fast.
-    hidden = base.get_decoder()(input_ids=batch.input_ids, attention_mask=None, use_cache=False).last_hidden_state
+    decoder = base.get_decoder()
+    with attending(decoder, batch.layout) as keywords:
+        # No mask: with right padding causal attention alone keeps padding away, and only then are its kernels fast.
+        hidden = decoder(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            attention_mask=None,
+            use_cache=False,
+            **keywords,
+        ).last_hidden_state
     predicting = hidden.flatten(0, 1).index_select(0, batch.positions)
     logits = base.get_output_embeddings()(predicting).float()
     return (cross_entropy(logits, batch.targets, reduction="none") * batch.weights).sum()
@@ -49,8 +59,7 @@ def mean_loss(
     model: Any,
     rows: Sequence[TrainRow],
     batches: Sequence[Sequence[int]],
-    pad_token_id: int,
-    device: "torch.device | str",
+    engine: Engine,
 ) -> float:
     """Mean loss over all supervised tokens of `rows` without a gradient, in nats a token."""
     import torch
@@ -60,6 +69,6 @@ def mean_loss(
     model.eval()
     with torch.no_grad():
         for batch in batches:
-            total += supervised_loss(model, collate([rows[i] for i in batch], pad_token_id, device)).item()
+            total += supervised_loss(model, engine.batch([rows[i] for i in batch])).item()
     model.train(was_training)
     return total / sum(weight for row in rows for weight in row.weights)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from finetune_platform.errors import PermanentError
-from finetune_platform.training.batches import collate
+from finetune_platform.training.engine import Engine
 from finetune_platform.training.loss import full_logits_loss, supervised_loss
 from finetune_platform.training.model import trainable
 from finetune_platform.training.rows import TrainRow
@@ -39,10 +39,8 @@ def supervised_texts(rows: Sequence[TrainRow], tokenizer: "PreTrainedTokenizerBa
     return [tokenizer.decode([t for t, w in zip(row.input_ids, row.weights, strict=True) if w > 0]) for row in shown]
 
 
-def compare_with_separate_rows(
-    model: Any, rows: Sequence[TrainRow], pad_token_id: int, device: str
-) -> dict[str, float]:
-    """Loss and gradient of a few short rows, once as one padded batch and once each row alone, in float32.
+def compare_with_separate_rows(model: Any, rows: Sequence[TrainRow], engine: Engine) -> dict[str, float]:
+    """Loss and gradient of a few short rows, once as one batch and once each row alone, in float32.
 
     The separate rows go through the model's own logits, so an architecture that does more after its last hidden
     state than one linear layer shows here too.
@@ -55,10 +53,11 @@ def compare_with_separate_rows(
     """
     compared = _short_rows_of_different_length(rows)
     with _in_float32(model):
-        together = supervised_loss(model, collate(compared, pad_token_id, device))
+        together = supervised_loss(model, engine.batch(compared))
         batched = _gradient(model, together)
         alone = sum(
-            (full_logits_loss(model, row, device) for row in compared[1:]), full_logits_loss(model, compared[0], device)
+            (full_logits_loss(model, row, engine.device) for row in compared[1:]),
+            full_logits_loss(model, compared[0], engine.device),
         )
         separate = _gradient(model, alone)
     differences = {
@@ -67,7 +66,7 @@ def compare_with_separate_rows(
     }
     if not max(differences.values()) <= TOLERANCE:
         raise PermanentError(
-            f"a padded batch trains differently from its rows alone (relative differences: "
+            f"a batch trains differently from its rows alone (relative differences: "
             f"loss {differences['loss_difference']:.1e}, gradient {differences['gradient_difference']:.1e})",
             "use a base model with plain causal attention and a linear output layer",
         )

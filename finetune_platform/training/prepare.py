@@ -23,6 +23,7 @@ from finetune_platform.training.capacity import (
     require_disk,
     require_memory,
 )
+from finetune_platform.training.engine import Engine, choose_engine
 from finetune_platform.training.model import load_for_training, training_device
 from finetune_platform.training.preflight import compare_with_separate_rows, supervised_texts
 from finetune_platform.training.replay import Earlier, mix
@@ -30,7 +31,7 @@ from finetune_platform.training.rows import TrainRow, read_split, tokenise
 
 
 class Data(NamedTuple):
-    """Tokenised splits and the plan over the training rows; `replayed` of them were trained on before."""
+    """Tokenised splits, the plan over the training rows and how it is computed; `replayed` were trained on before."""
 
     rows: list[TrainRow]
     validation: list[TrainRow]
@@ -38,6 +39,7 @@ class Data(NamedTuple):
     plan: list[Step]
     supervised_texts: list[str]
     replayed: int | None
+    engine: Engine
 
 
 class Prepared(NamedTuple):
@@ -81,7 +83,7 @@ def prepare(
     """
     device = training_device()
     tokenizer = load_tokenizer(base.path)
-    data = read_data(lake, dataset, tokenizer, stage, system_prompt, device, report, earlier)
+    data = read_data(lake, dataset, base, tokenizer, stage, system_prompt, device, report, earlier)
     for number, text in enumerate(data.supervised_texts, 1):
         report(f"preflight: row {number} is trained to say {text!r}")
     model, precision = load_for_training(
@@ -91,9 +93,9 @@ def prepare(
     needed, available = memory_needed(model, data.rows, data.plan), memory_available(device)
     require_memory(needed, available, f"{base.name} on {device}")
     require_disk(model, work_dir, lake, stage.save_total_limit)
-    differences = compare_with_separate_rows(model, data.rows, tokenizer.pad_token_id, device)
+    differences = compare_with_separate_rows(model, data.rows, data.engine)
     report(
-        "preflight: a padded batch and its rows alone agree to "
+        "preflight: a batch and its rows alone agree to "
         f"{differences['loss_difference']:.1e} in the loss, {differences['gradient_difference']:.1e} in the gradient"
     )
     preflight = {
@@ -109,6 +111,7 @@ def prepare(
 def read_data(
     lake: Lake,
     dataset: DatasetManifest,
+    base: ResolvedModel,
     tokenizer: Any,
     stage: Stage,
     system_prompt: str,
@@ -129,8 +132,9 @@ def read_data(
     taught = _taught(rows)
     if len(taught) < len(rows):
         report(f"training: {len(rows) - len(taught)} rows have only turns of weight 0 and are left out")
+    engine = choose_engine(base.path, taught, tokenizer.pad_token_id, device)
     plan = plan_steps(
-        [row.inputs for row in taught],
+        engine.shapes(taught),
         epochs=stage.num_train_epochs,
         batch_size=stage.per_device_train_batch_size,
         gradient_accumulation_steps=stage.gradient_accumulation_steps,
@@ -139,7 +143,8 @@ def read_data(
     )
     held_out = _taught(tokenise(validation, tokenizer, system_prompt, stage.max_length))
     report(f"training: {len(taught)} rows, {sum(r.supervised for r in taught)} supervised tokens, {len(plan)} steps")
-    return Data(taught, held_out, validation, plan, texts, replayed)
+    report(f"training: {engine.reason}")
+    return Data(taught, held_out, validation, plan, texts, replayed, engine)
 
 
 def _taught(rows: Sequence[TrainRow]) -> list[TrainRow]:

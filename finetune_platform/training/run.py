@@ -176,8 +176,7 @@ def _train(
         eval_steps=stage.eval_steps,
         tokens_per_forward=TOKENS_PER_FORWARD[device],
         max_grad_norm=stage.max_grad_norm,
-        pad_token_id=prepared.tokenizer.pad_token_id,
-        device=device,
+        engine=prepared.data.engine,
         start=start,
         stop=stop,
     )

@@ -5,37 +5,43 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_platform.training.batches import collate, plan_steps
-from finetune_platform.training.rows import TrainRow
+from finetune_platform.training.batches import Shape, plan_steps
 
 
 @settings(max_examples=80, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60),
+    shapes=st.lists(
+        st.tuples(st.integers(41, 300), st.integers(0, 2)).map(lambda it: Shape(it[0], it[1], 20 * it[1])),
+        min_size=1,
+        max_size=60,
+    ),
     epochs=st.sampled_from([0.5, 1, 2, 3]),
     batch_size=st.integers(1, 9),
     accumulation=st.integers(1, 3),
     budget=st.integers(50, 600),
     seed=st.integers(0, 5),
 )
-def test_a_plan_covers_the_rows_within_its_limits(lengths, epochs, batch_size, accumulation, budget, seed):
+def test_a_plan_covers_the_rows_within_its_limits(shapes, epochs, batch_size, accumulation, budget, seed):
     options = {"batch_size": batch_size, "gradient_accumulation_steps": accumulation, "tokens_per_forward": budget}
-    plan = plan_steps(lengths, epochs=epochs, seed=seed, **options)
+    plan = plan_steps(shapes, epochs=epochs, seed=seed, **options)
 
-    assert plan == plan_steps(lengths, epochs=epochs, seed=seed, **options)
+    assert plan == plan_steps(shapes, epochs=epochs, seed=seed, **options)
     assert abs(plan[-1].epoch - epochs) < 1
     seen = Counter(row for step in plan for batch in step.batches for row in batch)
     if epochs >= 1:
-        assert seen == Counter(dict.fromkeys(range(len(lengths)), epochs))
+        assert seen == Counter(dict.fromkeys(range(len(shapes)), epochs))
     assert all(step.rows <= batch_size * accumulation for step in plan)
     for batch in (batch for step in plan for batch in step.batches):
-        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget
+        members = [shapes[row] for row in batch]
+        assert len({member.family for member in members}) == 1
+        shared = members[0].shared
+        assert len(batch) == 1 or shared + len(batch) * max(m.tokens - shared for m in members) <= budget
 
 
 def test_another_seed_and_another_epoch_give_another_order():
     def order(seed):
         plan = plan_steps(
-            list(range(1, 65)),
+            [Shape(length) for length in range(1, 65)],
             epochs=2,
             batch_size=4,
             gradient_accumulation_steps=1,
@@ -52,16 +58,12 @@ def test_another_seed_and_another_epoch_give_another_order():
 def test_sorting_by_length_leaves_little_padding():
     lengths = [10 * (1 + n % 20) for n in range(400)]
     plan = plan_steps(
-        lengths, epochs=1, batch_size=16, gradient_accumulation_steps=1, tokens_per_forward=100_000, seed=0
+        [Shape(length) for length in lengths],
+        epochs=1,
+        batch_size=16,
+        gradient_accumulation_steps=1,
+        tokens_per_forward=100_000,
+        seed=0,
     )
     padded = sum(len(b) * max(lengths[r] for r in b) for step in plan for b in step.batches)
     assert padded < 1.05 * sum(lengths)
-
-
-def test_collate_pads_on_the_right_and_reads_no_further_than_it_must():
-    rows = [TrainRow([5, 6, 7, 8, 9], [0, 0, 1, 0.5, 0], "a"), TrainRow([5, 6], [0, 1], "b")]
-    batch = collate(rows, pad_token_id=2, device="cpu")
-    assert batch.input_ids.tolist() == [[5, 6, 7], [5, 2, 2]]
-    assert batch.positions.tolist() == [1, 2, 3]
-    assert batch.targets.tolist() == [7, 8, 6]
-    assert batch.weights.tolist() == [1, 0.5, 1]

@@ -16,6 +16,7 @@ from finetune_platform.training.checkpoints import (
     restore_checkpoint,
     save_checkpoint,
 )
+from finetune_platform.training.engine import Engine
 from finetune_platform.training.loop import Stopped, train_steps
 from finetune_platform.training.model import load_for_training, trainable
 from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
@@ -23,6 +24,7 @@ from finetune_platform.training.random_state import seed_everything
 from finetune_platform.training.rows import tokenise
 
 PATH = "ticket_topics/training_runs/tr-1"
+ENGINE = Engine(True, "", 2, "cpu")
 
 
 class Run:
@@ -34,7 +36,7 @@ class Run:
         self.optimizer = AdapterOptimizer(trainable(self.model), 0.01)
         self.rows = tokenise(examples(20), load_tokenizer(tiny_model), "Name the topic.", 200)
         self.plan = plan_steps(
-            [r.inputs for r in self.rows],
+            ENGINE.shapes(self.rows),
             epochs=2,
             batch_size=4,
             gradient_accumulation_steps=1,
@@ -56,8 +58,7 @@ class Run:
             eval_steps=3,
             tokens_per_forward=100,
             max_grad_norm=1.0,
-            pad_token_id=2,
-            device="cpu",
+            engine=ENGINE,
             start=len(self.log),
             stop=stop,
         )

@@ -7,11 +7,21 @@ from ticket_rows import examples
 from finetune_platform.errors import PermanentError
 from finetune_platform.inference.base_models import load_tokenizer
 from finetune_platform.task import Lora
-from finetune_platform.training.batches import collate
+from finetune_platform.training.collate import packed, padded
+from finetune_platform.training.engine import Engine
 from finetune_platform.training.loss import mean_loss, supervised_loss
 from finetune_platform.training.model import load_for_training, trainable
 from finetune_platform.training.preflight import compare_with_separate_rows, supervised_texts
 from finetune_platform.training.rows import TrainRow, tokenise
+
+
+@pytest.fixture(params=[packed, padded])
+def batch(request):
+    return request.param
+
+
+def engine(packs=True):
+    return Engine(packs, "", 2, "cpu")
 
 
 @pytest.fixture
@@ -43,33 +53,33 @@ def reference_loss(model, rows):
     return total / sum(row.supervised for row in rows)
 
 
-def test_loss_and_gradient_equal_those_of_separate_rows_with_full_logits(model, rows):
-    ours = supervised_loss(model, collate(rows, 2, "cpu")) / sum(row.supervised for row in rows)
+def test_loss_and_gradient_equal_those_of_separate_rows_with_full_logits(model, rows, batch):
+    ours = supervised_loss(model, batch(rows, 2, "cpu")) / sum(row.supervised for row in rows)
     theirs = reference_loss(model, rows)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     a, b = gradient(model, ours), gradient(model, theirs)
     assert ((a - b).norm() / b.norm()).item() < 1e-5
 
 
-def test_a_batch_computed_in_parts_has_the_gradient_of_the_whole(model, rows):
-    whole = gradient(model, supervised_loss(model, collate(rows, 2, "cpu")))
-    parts = sum(gradient(model, supervised_loss(model, collate(part, 2, "cpu"))) for part in (rows[:2], rows[2:]))
+def test_a_batch_computed_in_parts_has_the_gradient_of_the_whole(model, rows, batch):
+    whole = gradient(model, supervised_loss(model, batch(rows, 2, "cpu")))
+    parts = sum(gradient(model, supervised_loss(model, batch(part, 2, "cpu"))) for part in (rows[:2], rows[2:]))
     assert ((whole - parts).norm() / whole.norm()).item() < 1e-5
 
 
-def test_weights_scale_what_a_token_counts(model, rows):
+def test_weights_scale_what_a_token_counts(model, rows, batch):
     doubled = [TrainRow(r.input_ids, [2 * w for w in r.weights], r.place) for r in rows[:1]]
-    mixed = supervised_loss(model, collate(doubled + rows[1:2], 2, "cpu"))
-    alone = [supervised_loss(model, collate([row], 2, "cpu")) for row in rows[:2]]
+    mixed = supervised_loss(model, batch(doubled + rows[1:2], 2, "cpu"))
+    alone = [supervised_loss(model, batch([row], 2, "cpu")) for row in rows[:2]]
     assert mixed.item() == pytest.approx((2 * alone[0] + alone[1]).item(), rel=1e-5)
 
 
-def test_validation_loss_is_the_mean_over_all_supervised_tokens(model, rows):
-    measured = mean_loss(model, rows, [(0, 1, 2), (3, 4), (5, 6, 7, 8)], 2, "cpu")
+def test_validation_loss_is_the_mean_over_all_supervised_tokens(model, rows, batch):
+    measured = mean_loss(model, rows, [(0, 1, 2), (3, 4), (5, 6, 7, 8)], engine(batch is packed))
     assert measured == pytest.approx(reference_loss(model, rows).item(), rel=1e-5)
 
 
-def test_attention_gets_no_mask(model, rows, monkeypatch):
+def test_padded_rows_get_no_mask(model, rows, monkeypatch):
     # With a dense mask the fast attention kernels are out of reach.
     masks = []
     attend = torch.nn.functional.scaled_dot_product_attention
@@ -79,14 +89,14 @@ def test_attention_gets_no_mask(model, rows, monkeypatch):
         return attend(*args, attn_mask=attn_mask, is_causal=is_causal, **kwargs)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
-    supervised_loss(model, collate(rows, 2, "cpu"))
+    supervised_loss(model, padded(rows, 2, "cpu"))
     assert masks == [(None, True)] * 2
 
 
 def test_preflight_passes_what_is_right_and_leaves_the_model_as_it_was(tiny_model, rows):
     model, _ = load_for_training(tiny_model, "tiny", Lora(r=4), dtype="bfloat16", device="cpu", seed=0)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    differences = compare_with_separate_rows(model, rows, 2, "cpu")
+    differences = compare_with_separate_rows(model, rows, engine())
     assert max(differences.values()) < 1e-5
     assert all(p.dtype == torch.bfloat16 and torch.equal(p, before[name]) for name, p in model.named_parameters())
 
@@ -102,7 +112,7 @@ def test_preflight_refuses_an_architecture_whose_loss_would_be_wrong(model, rows
 
     model.get_base_model().forward = scaled
     with pytest.raises(PermanentError, match="trains differently"):
-        compare_with_separate_rows(model, rows, 2, "cpu")
+        compare_with_separate_rows(model, rows, engine())
 
 
 def test_preflight_shows_what_is_supervised_and_refuses_an_empty_mask(tiny_model, rows):

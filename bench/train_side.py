@@ -1,0 +1,162 @@
+"""One side of `train.py`: trains as its plan says, by our trainer or by TRL's, and prints its figures as JSON."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SEED, ROWS_A_STEP = 0, 16
+SKIPPED_STEPS = 1
+"""The first step builds what later ones find."""
+
+
+def main() -> None:
+    side, plan = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
+    folder = Path(plan["folder"]) / plan["name"].replace(" ", "_") / side
+    speed = (ours if side == "ours" else theirs)(plan, folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({**speed, "peak_gb": round(peak / 1e6, 2), "validation_loss": measured(plan, folder)}))
+
+
+def messages(plan: dict[str, Any], row: dict[str, str]) -> list[dict[str, str]]:
+    return [
+        {"role": "system", "content": plan["system_prompt"]},
+        {"role": "user", "content": row["text"]},
+        {"role": "assistant", "content": row["category"]},
+    ]
+
+
+def tokenised(plan: dict[str, Any], rows: list[dict[str, str]]) -> list[Any]:
+    from finetune_platform.inference.base_models import load_tokenizer
+    from finetune_platform.rows import Example, Message
+    from finetune_platform.training.rows import tokenise
+
+    examples = [
+        Example(messages=[Message(**m) for m in messages(plan, row)], source_uri="banking77", source_row=i)
+        for i, row in enumerate(rows)
+    ]
+    return tokenise(examples, load_tokenizer(Path(plan["base"])), "", 4096)
+
+
+def fresh(plan: dict[str, Any]) -> Any:
+    from finetune_platform.task import Lora
+    from finetune_platform.training.model import load_for_training
+
+    lora = Lora(r=16, lora_alpha=32, target_modules="all-linear")
+    model, _ = load_for_training(Path(plan["base"]), "base", lora, dtype=plan["dtype"], device="cpu", seed=SEED)
+    return model
+
+
+def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from finetune_platform.training.batches import plan_steps
+    from finetune_platform.training.capacity import TOKENS_PER_FORWARD
+    from finetune_platform.training.engine import choose_engine
+    from finetune_platform.training.loop import train_steps
+    from finetune_platform.training.model import save_adapter, trainable
+    from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
+    from finetune_platform.training.random_state import seed_everything
+
+    rows = tokenised(plan, plan["rows"])
+    engine = choose_engine(Path(plan["base"]), rows, 0, "cpu")
+    steps = plan_steps(
+        engine.shapes(rows),
+        epochs=1,
+        batch_size=ROWS_A_STEP,
+        gradient_accumulation_steps=1,
+        tokens_per_forward=TOKENS_PER_FORWARD["cpu"],
+        seed=SEED,
+    )
+    model = fresh(plan)
+    seed_everything(SEED)
+    log = list(
+        train_steps(
+            model,
+            AdapterOptimizer(trainable(model), 0.0),
+            rows,
+            steps,
+            learning_rates(len(steps), plan["rate"], "cosine", 0.1),
+            validation=[],
+            eval_steps=len(steps),
+            tokens_per_forward=TOKENS_PER_FORWARD["cpu"],
+            max_grad_norm=1.0,
+            engine=engine,
+        )
+    )
+    save_adapter(model, folder)
+    seconds = sum(entry.seconds for entry in log[SKIPPED_STEPS:])
+    return {
+        "steps": len(log),
+        "rows_per_second": round(sum(entry.rows for entry in log[SKIPPED_STEPS:]) / seconds, 3),
+        "tokens_a_row": round(sum(len(row.input_ids) for row in rows) / len(rows), 1),
+    }
+
+
+def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    moments: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            moments.append(time.perf_counter())
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            moments.append(time.perf_counter())
+
+    said = [messages(plan, row) for row in plan["rows"]]
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(plan["base"], dtype=getattr(torch, plan["dtype"])),
+        args=SFTConfig(
+            output_dir=str(folder / "trainer"),
+            max_steps=plan["steps"],
+            per_device_train_batch_size=ROWS_A_STEP,
+            learning_rate=plan["rate"],
+            lr_scheduler_type="cosine",
+            warmup_steps=max(1, plan["steps"] // 10),
+            weight_decay=0.0,
+            max_length=4096,
+            seed=SEED,
+            bf16=plan["dtype"] == "bfloat16",
+            gradient_checkpointing=False,
+            use_cpu=True,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": m[:-1], "completion": m[-1:]} for m in said]),
+        processing_class=AutoTokenizer.from_pretrained(plan["base"]),
+        peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear"),
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    trainer.save_model(str(folder))
+    seconds = sum(end - start for start, end in zip(moments[::2], moments[1::2], strict=True))
+    seconds -= sum(moments[2 * i + 1] - moments[2 * i] for i in range(SKIPPED_STEPS))
+    rows = ROWS_A_STEP * (plan["steps"] - SKIPPED_STEPS)
+    return {"steps": plan["steps"], "rows_per_second": round(rows / seconds, 3)}
+
+
+def measured(plan: dict[str, Any], folder: Path) -> float:
+    """Mean loss of the validation rows' answers with a side's adapter, by our code for both."""
+    from finetune_platform.training.batches import split_by_tokens
+    from finetune_platform.training.engine import choose_engine
+    from finetune_platform.training.loss import mean_loss
+    from finetune_platform.training.model import restore_adapter
+
+    model = fresh(plan)
+    restore_adapter(model, folder)
+    rows = tokenised(plan, plan["validation"])
+    engine = choose_engine(Path(plan["base"]), rows, 0, "cpu")
+    shapes = engine.shapes(rows)
+    order = sorted(range(len(rows)), key=lambda i: (shapes[i].family, shapes[i].tokens))
+    return round(mean_loss(model, rows, split_by_tokens(order, shapes, 2048), engine), 5)
+
+
+if __name__ == "__main__":
+    main()
