@@ -21,11 +21,11 @@ OURS = Way("40% random, 40% hard, 20% novel", 0.4, 0.2)
 MARGIN = Way("40% random, 40% hard by the model's margin, 20% novel", 0.4, 0.2, "margin")
 OTHERS = (
     Way("40% random, 60% hard", 0.4, 0.0),
-    Way("40% random, 60% hard by the model's margin", 0.4, 0.0, "margin"),
     Way("40% random, 60% novel", 0.4, 0.6),
-    Way("20% random, 60% hard, 20% novel", 0.2, 0.2),
     Way("all hard", 0.01, 0.0),
 )
+"""Other compositions, after drift. Without an alarm nothing is novel, and that share goes to hard rows."""
+
 ROUNDS = 10
 AFTER = (3, 5, 10)
 """Batches of random rows whose accuracy is to be reached."""
@@ -40,8 +40,9 @@ def figures(quick: bool, data: Path) -> dict[str, Any]:
     rounds, seeds, workers = (3, 1, 1) if quick else (ROUNDS, 5, os.cpu_count() or 1)
     after = tuple(number for number in AFTER if number <= rounds)
     found: dict[str, Any] = {}
-    places = [(world, world, train, test, (OURS,) if quick else (OURS, MARGIN, *OTHERS)) for world in WORLDS]
+    places = [(world, world, train, test, (OURS,) if quick else (OURS, MARGIN)) for world in WORLDS]
     if not quick:
+        places[0] = ("after drift", "after drift", train, test, (OURS, MARGIN, *OTHERS))
         by_words = _by_words(train, test)
         places += [(f"{world}, a model of words", world, *by_words, (OURS, MARGIN)) for world in WORLDS]
     for place, world, rows, tests, ways in places:

@@ -75,17 +75,18 @@ class Course(NamedTuple):
 
 @dataclass(frozen=True)
 class World:
-    """Rows that are labelled at first, rows of traffic, and rows to test on, by number."""
+    """Rows that are labelled at first, rows of traffic, and rows to test on, by number; whether an alarm was raised."""
 
     labelled: Ints
     traffic: Ints
     test: Ints
+    drifted: bool
 
 
 def from_nothing(train: Questions, test: Questions, rng: np.random.Generator) -> World:
     """Two hundred random rows are labelled."""
     order = rng.permutation(len(train.labels))
-    return World(order[:FIRST_ROWS], order[FIRST_ROWS:], np.arange(len(test.labels)))
+    return World(order[:FIRST_ROWS], order[FIRST_ROWS:], np.arange(len(test.labels)), drifted=False)
 
 
 def after_drift(train: Questions, test: Questions, rng: np.random.Generator) -> World:
@@ -93,7 +94,7 @@ def after_drift(train: Questions, test: Questions, rng: np.random.Generator) -> 
     order = rng.permutation(len(train.labels))
     new = rng.permutation(np.unique(train.labels))[:NEW_INTENTS]
     known = order[~np.isin(train.labels[order], new)][:KNOWN_ROWS]
-    return World(known, order[~np.isin(order, known)], np.arange(len(test.labels)))
+    return World(known, order[~np.isin(order, known)], np.arange(len(test.labels)), drifted=True)
 
 
 WORLDS = {"after drift": after_drift, "from 200 rows": from_nothing}
@@ -130,7 +131,8 @@ def _rounds(
             hardness = best[:, -2] - best[:, -1]
         else:
             hardness = doubts(train.vectors[rows], answers, train.vectors[labelled], train.labels[labelled])
-        strange = novelty(train.vectors[rows], train.vectors[labelled])
+        # Without an alarm nothing is novel.
+        strange = novelty(train.vectors[rows], train.vectors[labelled]) if world.drifted else None
         chosen = choose(_candidates(train, rows, answers, strange, hardness), labeling, 100 * seed + number)
         wrong = dict(zip(map(str, rows), answers != train.labels[rows], strict=True))
         yield accuracy, *_errors(chosen, wrong)
@@ -146,7 +148,7 @@ def _errors(chosen: Sequence[Chosen], wrong: dict[str, np.bool]) -> tuple[float,
 
 
 def _candidates(
-    train: Questions, rows: Ints, answers: npt.NDArray[np.str_], strange: Floats, hardness: Floats
+    train: Questions, rows: Ints, answers: npt.NDArray[np.str_], strange: Floats | None, hardness: Floats
 ) -> list[Candidate]:
     return [
         Candidate(
@@ -156,7 +158,7 @@ def _candidates(
             adapter_id="",
             question=train.texts[row],
             vector=train.vectors[row],
-            novelty=float(strange[i]),
+            novelty=None if strange is None else float(strange[i]),
             hardness=float(hardness[i]),
         )
         for i, row in enumerate(rows)

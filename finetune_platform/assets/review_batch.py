@@ -166,7 +166,8 @@ def _candidates(
     embedder = traffic.load_embedder()
     vectors = embedder.embed([row.question for row in rows])
     known = read_reference(lake, task.name, reference_id) if reference_id else None
-    scores = novelty(vectors, known.vectors) if known else None
+    # Novel is what an alarm is about: where only answers have become worse, nothing is.
+    scores = novelty(vectors, known.vectors) if known and reference_id in report.alarms else None
     hardness = _hardness(rows, vectors, list(_rows_of(task, lake, database, "train")), embedder, say)
     asked = asked_of(lake, task.name, {row.interaction_id for row in rows})
     return [

@@ -73,9 +73,9 @@ def choose(
 
     One row of each session and of each near-duplicate comes into question. The random part is drawn first, of all of
     them, every row with the same probability: an average over it needs no weights and speaks for all. Of the rest novel
-    rows come, then hard ones, both spread by k-means++ over those with the highest scores. A share whose scores nobody
-    could give, or that are all the same, goes to the random part. The same candidates give the same rows, whatever
-    order they come in.
+    rows come, then hard ones, both spread by k-means++ over those with the highest scores. Where nobody could say how
+    novel rows are, or all are as novel, that share goes to hard ones; where hardness is not told, to the random part.
+    The same candidates give the same rows, whatever order they come in.
 
     Args:
         candidates: Traffic, of one adapter or several.
@@ -115,9 +115,8 @@ def _highest(
 def _shares(labeling: Labeling, has_novelty: bool, has_hardness: bool) -> tuple[int, int, int]:
     """How many rows are chosen at random, for novelty and for hardness; together the budget."""
     least = max(1, round(labeling.random_share * labeling.budget))
-    novel = min(round(labeling.novel_share * labeling.budget), labeling.budget - least)
+    novel = min(round(labeling.novel_share * labeling.budget), labeling.budget - least) if has_novelty else 0
     hard = labeling.budget - least - novel if has_hardness else 0
-    novel = novel if has_novelty else 0
     return labeling.budget - novel - hard, novel, hard
 
 

@@ -125,11 +125,13 @@ def test_a_session_gives_one_row_and_not_always_its_first() -> None:
 
 
 @pytest.mark.parametrize("unknown", [None, float("nan"), float("inf"), 1.0])
-def test_a_share_that_nobody_can_score_goes_to_the_random_part(unknown: float | None) -> None:
+def test_what_nobody_can_score_as_novel_goes_to_hard_rows_and_what_is_not_hard_to_the_random_part(
+    unknown: float | None,
+) -> None:
     neither = choose(candidates(200, novelty=unknown, hardness=unknown), TWENTY, 0)
     assert selected(neither) == {"random": 20} and neither[0].inclusion_probability == 20 / 200
     assert selected(choose(candidates(200, hardness=unknown), TWENTY, 0)) == {"random": 16, "novel": 4}
-    assert selected(choose(candidates(200, novelty=unknown), TWENTY, 0)) == {"random": 12, "hard": 8}
+    assert selected(choose(candidates(200, novelty=unknown), TWENTY, 0)) == {"random": 8, "hard": 12}
 
 
 def test_rows_without_a_score_come_after_those_that_have_one() -> None:
