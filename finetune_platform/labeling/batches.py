@@ -171,6 +171,7 @@ def said_by(row: AnnotationRow) -> Said:
         seconds=row.seconds,
         adjudication=row.adjudication,
         at=row.updated_at,
+        simulated=row.source == "simulated",
     )
 
 

@@ -73,7 +73,7 @@ def figures_of(batch: Batch, price_of_a_label: float) -> Figures:
         people=[_person(name, batch.rows) for name in sorted({said.reviewer for said in given})],
         anchoring=_anchoring(batch.rows),
         hours=sum(said.seconds for said in given) / 3600,
-        cost=price_of_a_label * sum(said.decision == "answer" for said in given),
+        cost=price_of_a_label * sum(said.decision == "answer" and not said.simulated for said in given),
     )
 
 

@@ -61,6 +61,7 @@ class Said(NamedTuple):
         rating: Of the model's answer, 1 to 5; None where they gave none.
         seconds: They had the row open.
         adjudication: It decides what others disagreed on.
+        simulated: Nobody said it, and it costs nothing.
     """
 
     reviewer: str
@@ -71,6 +72,7 @@ class Said(NamedTuple):
     seconds: float
     adjudication: bool
     at: datetime
+    simulated: bool = False
 
 
 class Outcome(NamedTuple):

@@ -13,6 +13,7 @@ from finetune_platform.commands.loop_demo.traffic import Answer, Callers
 from finetune_platform.curation.groups import normalised
 from finetune_platform.database import Database
 from finetune_platform.labeling.batches import read_batch
+from finetune_platform.labeling.figures import figures_of
 from finetune_platform.labeling.items import comparable
 from finetune_platform.packages import package_file
 from finetune_platform.settings import Settings
@@ -50,6 +51,7 @@ def test_simulated_experts_err_in_about_one_of_twenty_rows_and_finish_the_batch(
     decided = answer_batch(database, task, BATCH, gold, lambda done, total: None)
     batch = read_batch(database, BATCH)
     assert batch.is_complete and decided > 0
+    assert figures_of(batch, 0.3).cost == 0, "nobody is paid"
     given = [(said.answer, gold[row.item.messages[-1].content or ""]) for row in batch.rows for said in row.said[:2]]
     wrong = sum(comparable(answer) != comparable(right) for answer, right in given) / len(given)
     assert NOISE / 2 < wrong < 2 * NOISE
