@@ -46,7 +46,7 @@ def test_it_lives_in_an_installation_of_its_own(settings_env: Settings, package_
 
 def test_simulated_experts_err_in_about_one_of_twenty_rows_and_finish_the_batch(task: Task, tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'loop.db'}")
-    gold = {f"question {i}": f"answer {i}" for i in range(400)}
+    gold = {f"question {i}": f"answer {i}" for i in range(160)}
     a_batch(database, [item(question, "a guess", wanted=2) for question in gold])
     decided = answer_batch(database, task, BATCH, gold, lambda done, total: None)
     batch = read_batch(database, BATCH)
