@@ -9,7 +9,7 @@ from rich.tree import Tree
 from finetune_platform.commands.installation import open_database, open_lake
 from finetune_platform.commands.terminal import plain, print_json, print_tree
 from finetune_platform.registry.label_walk import LabelFound
-from finetune_platform.registry.trace import AdapterUse, DatasetAppearance, Fate, Trace, trace
+from finetune_platform.registry.trace import AdapterUse, DatasetAppearance, Fate, Trace, TrainingUse, trace
 from finetune_platform.serving.routes import Span, history
 
 
@@ -22,7 +22,7 @@ def show_trace(row: str, as_json: bool) -> None:
         for span in history(database, task):
             served.setdefault(span.adapter_id, []).append(span)
     if as_json:
-        taught = {a.adapter_id for d in found.datasets for run in d.training_runs for a in run.adapters}
+        taught = {a.adapter_id for d in found.datasets for run in d.training_runs for a in run.descendants}
         spans = [span._asdict() for name in sorted(taught) for span in served.get(name, [])]
         print_json({**plain(found), "served": spans})
     else:
@@ -55,22 +55,27 @@ def _add_dataset(tree: Tree, dataset: DatasetAppearance, served: Mapping[str, Se
         node.add(_fate(fate, "in"))
     taught = any(fate.split == "train" for fate in dataset.fates)
     for run in dataset.training_runs:
-        told = "learned from it" if taught else "did not learn from it"
-        training = node.add(Text.assemble(("trained_adapter ", "cyan"), run.training_id, f"  {told}"))
-        for adapter in run.adapters:
-            _add_adapter(training, adapter, served.get(adapter.adapter_id, ()))
-        if not run.adapters:
-            training.add(Text("no adapter was registered from it", "dim"))
+        _add_training(node, run, "learned from it" if taught else "did not learn from it", served)
 
 
-def _add_adapter(tree: Tree, adapter: AdapterUse, served: Sequence[Span]) -> None:
+def _add_training(tree: Tree, run: TrainingUse, told: str, served: Mapping[str, Sequence[Span]]) -> None:
+    training = tree.add(Text.assemble(("trained_adapter ", "cyan"), run.training_id, f"  {told}"))
+    for adapter in run.adapters:
+        _add_adapter(training, adapter, served)
+    if not run.adapters:
+        training.add(Text("no adapter was registered from it", "dim"))
+
+
+def _add_adapter(tree: Tree, adapter: AdapterUse, served: Mapping[str, Sequence[Span]]) -> None:
     node = tree.add(Text.assemble(("registered_adapter ", "cyan"), (adapter.adapter_id, "bold")))
     for change in adapter.aliases:
         node.add(Text(f"{change.alias} since {change.at}: {change.reason}", "green"))
-    for span in served:
+    for span in served.get(adapter.adapter_id, ()):
         until = f"{span.until:%Y-%m-%d %H:%M}" if span.until else "now"
         share = f"{100 * span.share:g}%"
         node.add(Text(f"served {share} as {span.arm}, {span.since:%Y-%m-%d %H:%M} to {until} UTC"))
+    for heir in adapter.heirs:
+        _add_training(node, heir, "began at its weights", served)
 
 
 def _label(label: LabelFound) -> Text:

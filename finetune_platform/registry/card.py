@@ -73,13 +73,18 @@ def _data(dataset: DatasetManifest, raw: RawManifest) -> str:
 def _training(training: TrainingManifest) -> str:
     final = "" if training.validation_loss is None else f", validation {training.validation_loss:.4f}"
     stages = "\n".join(f"- {_options(stage)}" for stage in training.stages)
+    began = ""
+    if begins_at := training.parents.get("warm_start"):
+        began = (
+            f"It began at the weights of `{begins_at}`; {training.replayed_rows:,} rows had been trained on before.\n"
+        )
     return f"""## Training
 
 {training.train_rows:,} rows, {training.supervised_tokens:,} supervised tokens, {training.steps:,} steps,
 {training.trainable_parameters:,} trainable parameters, {training.train_seconds:.0f} s
 ({training.rows_per_second:.1f} rows/s) on {training.device}.
 Loss {training.first_loss:.4f} → {training.final_loss:.4f}{final}.
-
+{began}
 {stages}"""
 
 

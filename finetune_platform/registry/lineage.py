@@ -141,7 +141,13 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
             return {"verdict": manifest.verdict, "headline": manifest.headline, **compared}
         case TrainingManifest():
             run = {"mlflow_run_id": manifest.mlflow_run_id} if manifest.mlflow_run_id else {}
-            facts = {"train_rows": manifest.train_rows, "steps": manifest.steps, "final_loss": manifest.final_loss}
+            facts: dict[str, Any] = {
+                "train_rows": manifest.train_rows,
+                "steps": manifest.steps,
+                "final_loss": manifest.final_loss,
+            }
+            if begins_at := manifest.parents.get("warm_start"):
+                facts |= {"began at the weights of": begins_at, "replayed_rows": manifest.replayed_rows}
             return {**facts, "device": manifest.device, **run}
         case DatasetManifest():
             return {**{name: split.rows for name, split in manifest.splits.items()}, "rejected": manifest.rejected}

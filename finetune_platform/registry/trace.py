@@ -4,6 +4,7 @@ The way back belongs in `lineage.py`. A row is found by its content (`example_id
 whose content changed on the way, or that a duplicate replaced, are found as well.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from finetune_platform.database import Artifact, Database
@@ -42,13 +43,24 @@ class RawAppearance(Record):
 
 
 class AdapterUse(Record):
+    """`heirs` are runs that began at its weights: what it has learned they have too, whatever their own data."""
+
     adapter_id: str
     aliases: list[PromotionRecord]
+    heirs: "list[TrainingUse]" = []
 
 
 class TrainingUse(Record):
     training_id: str
     adapters: list[AdapterUse]
+
+    @property
+    def descendants(self) -> Iterator[AdapterUse]:
+        """Every adapter that holds what this run has learned."""
+        for adapter in self.adapters:
+            yield adapter
+            for heir in adapter.heirs:
+                yield from heir.descendants
 
 
 class DatasetAppearance(Record):
@@ -158,16 +170,23 @@ def _dataset(
 
 
 def _training(training: Artifact, every: list[Artifact], database: Database) -> TrainingUse:
-    adapters = [
-        AdapterUse(adapter_id=a.artifact_id, aliases=history(database, a.task, a.artifact_id))
-        for a in _children(training, "registered_adapter", every)
-    ]
+    adapters = [_adapter(a, every, database) for a in _children(training, "registered_adapter", every)]
     return TrainingUse(training_id=training.artifact_id, adapters=adapters)
 
 
-def _children(parent: Artifact, asset: str, every: list[Artifact]) -> list[Artifact]:
+def _adapter(adapter: Artifact, every: list[Artifact], database: Database) -> AdapterUse:
+    heirs = _children(adapter, "trained_adapter", every, "warm_start")
+    return AdapterUse(
+        adapter_id=adapter.artifact_id,
+        aliases=history(database, adapter.task, adapter.artifact_id),
+        heirs=[_training(heir, every, database) for heir in heirs],
+    )
+
+
+def _children(parent: Artifact, asset: str, every: list[Artifact], named: str = "") -> list[Artifact]:
+    """Artifacts of an asset that have this parent, under its asset's name or another."""
     found = (a for a in every if a.asset == asset and a.task == parent.task)
-    return [a for a in found if a.parents.get(parent.asset) == parent.artifact_id]
+    return [a for a in found if a.parents.get(named or parent.asset) == parent.artifact_id]
 
 
 def _accepted(frame: "daft.DataFrame", wanted: "daft.Expression", split: str | None = None) -> list[Fate]:

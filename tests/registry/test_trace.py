@@ -20,6 +20,23 @@ def test_a_trained_row_reaches_its_adapters(chains: ChainFactory, tracking_uri: 
     assert [move.alias for move in run.adapters[0].aliases] == ["candidate", "champion"]
 
 
+def test_a_row_reaches_the_adapters_that_began_at_one_that_learned_it(
+    local_chains: ChainFactory, tracking_uri: str
+) -> None:
+    chain = local_chains()
+    taught = chain.register(tracking_uri)
+    later = chain.training.model_copy(
+        update={"artifact_id": "tr-later", "parents": {"curated_dataset": "ds-later", "warm_start": taught.artifact_id}}
+    )
+    local_chains.store("trained_adapter", later, {})
+    heir = taught.model_copy(update={"artifact_id": "ad-heir", "parents": {"trained_adapter": "tr-later"}})
+    local_chains.store("registered_adapter", heir, {})
+    (dataset,) = trace(example(2).example_id, chain.lake, chain.database).datasets
+    (run,) = dataset.training_runs
+    assert [one.training_id for one in run.adapters[0].heirs] == ["tr-later"]
+    assert [one.adapter_id for one in run.descendants] == [taught.artifact_id, "ad-heir"]
+
+
 def test_a_place_finds_the_same_row(local_chains: ChainFactory) -> None:
     chain = local_chains()
     for place in (f"{SOURCE}:6", "cities.jsonl:6"):
