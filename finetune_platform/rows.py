@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from finetune_platform.identity import ROW_ID_DIGITS, canonical_json, content_id
 
 Role = Literal["system", "user", "assistant", "tool"]
-Kind = Literal["sft", "preference", "text"]
+Kind = Literal["sft", "preference", "unpaired_preference", "text"]
 LabelSource = Literal["imported", "production", "expert", "synthetic"]
 Split = Literal["train", "validation", "test"]
 SLICE_FIELDS = ("task_type", "difficulty", "label_source")
@@ -43,14 +43,20 @@ class Message(BaseModel):
 class Example(BaseModel):
     """One row of a dataset.
 
-    `prompt` is every message before the last assistant turn; `answer` is that turn's content.
+    `prompt` is every message before the last assistant turn; `answer` is that turn's content. By `kind`:
+
+    - `sft`: `messages` end with the answer to learn.
+    - `preference`: they end with the better answer; `rejected` is the turn that stands in its place and is worse.
+    - `unpaired_preference`: they end with an answer that is `desirable` or is not.
+    - `text`: no messages; `text` is a document to read on from, without any template.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     kind: Kind = "sft"
     messages: list[Message]
-    rejected: str | None = None
+    rejected: Message | None = None
+    desirable: bool | None = None
     text: str | None = None
     tools: list[dict[str, Any]] | None = None
     task_type: str = ""
@@ -62,9 +68,11 @@ class Example(BaseModel):
 
     @property
     def example_id(self) -> str:
-        """Hash of what the model sees: messages, tools, and the rejected answer or text if any."""
+        """Hash of what the model sees: messages, tools, and what the row's kind adds to them."""
         content: dict[str, Any] = {"messages": [m.plain() for m in self.messages]}
-        for field in ("rejected", "text", "tools"):
+        if self.rejected is not None:
+            content["rejected"] = self.rejected.plain()
+        for field in ("desirable", "text", "tools"):
             if (value := getattr(self, field)) is not None:
                 content[field] = value
         return content_id("ex", content, ROW_ID_DIGITS)
@@ -79,9 +87,10 @@ class Example(BaseModel):
 
     def record(self) -> dict[str, Any]:
         """The row as stored: one flat dict whose keys are `EXAMPLE_SCHEMA`'s columns."""
-        row = self.model_dump(exclude={"messages", "tools"})
+        row = self.model_dump(exclude={"messages", "rejected", "tools"})
         row["example_id"] = self.example_id
         row["messages"] = canonical_json([m.plain() for m in self.messages])
+        row["rejected"] = canonical_json(self.rejected.plain()) if self.rejected is not None else None
         row["tools"] = canonical_json(self.tools) if self.tools is not None else None
         row["prompt"] = canonical_json([m.plain() for m in self.prompt])
         row["answer"] = self.answer
@@ -94,6 +103,7 @@ class Example(BaseModel):
 
         fields = {k: v for k, v in row.items() if k in cls.model_fields}
         fields["messages"] = json.loads(row["messages"])
+        fields["rejected"] = json.loads(row["rejected"]) if row.get("rejected") else None
         fields["tools"] = json.loads(row["tools"]) if row.get("tools") else None
         return cls.model_validate(fields)
 
@@ -106,6 +116,7 @@ EXAMPLE_SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("answer", pa.string()),
         ("rejected", pa.string()),
+        ("desirable", pa.bool_()),
         ("text", pa.string()),
         ("tools", pa.string()),
         ("task_type", pa.string()),
@@ -116,7 +127,7 @@ EXAMPLE_SCHEMA = pa.schema(
         ("group_id", pa.string()),
     ]
 )
-"""`messages`, `prompt` and `tools` are canonical JSON: lossless for any tool call, and hashed as stored."""
+"""`messages`, `prompt`, `rejected` and `tools` are canonical JSON: lossless for any tool call, and hashed as stored."""
 
 REJECTED_SCHEMA = pa.schema(
     [

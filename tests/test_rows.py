@@ -34,9 +34,10 @@ MESSAGES = st.builds(
 )
 EXAMPLES = st.builds(
     Example,
-    kind=st.sampled_from(["sft", "preference", "text"]),
+    kind=st.sampled_from(["sft", "preference", "unpaired_preference", "text"]),
     messages=st.lists(MESSAGES, max_size=4),
-    rejected=st.none() | TEXT,
+    rejected=st.none() | MESSAGES,
+    desirable=st.none() | st.booleans(),
     text=st.none() | TEXT,
     tools=st.none() | OBJECTS,
     task_type=TEXT,
@@ -75,10 +76,17 @@ def test_the_id_is_of_what_the_model_sees_and_not_of_where_it_came_from(row: Exa
     assert changed.example_id != row.example_id
 
 
-@pytest.mark.parametrize("field", ["rejected", "text"])
-def test_the_rejected_answer_and_the_text_are_part_of_the_id(field: str) -> None:
-    assert example("q", "a", **{field: "x"}).example_id != example("q", "a").example_id
-    assert example("q", "a", **{field: "x"}).example_id != example("q", "a", **{field: "y"}).example_id
+def test_what_a_kind_adds_to_its_messages_is_part_of_the_id() -> None:
+    added: list[dict[str, object]] = [
+        {},
+        {"rejected": {"role": "assistant", "content": "x"}},
+        {"rejected": {"role": "assistant", "content": "y"}},
+        {"desirable": True},
+        {"desirable": False},
+        {"text": "x"},
+        {"text": "y"},
+    ]
+    assert len({example("q", "a", **fields).example_id for fields in added}) == len(added)
 
 
 def test_the_id_of_a_known_row_never_changes() -> None:

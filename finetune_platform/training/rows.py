@@ -13,7 +13,7 @@ from finetune_platform.errors import BadInput, PermanentError
 from finetune_platform.inference.base_models import conversation
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import DatasetManifest
-from finetune_platform.rows import Example, Split
+from finetune_platform.rows import Example, Kind, Split
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ TOKENISE_AT_ONCE = 1000
 
 
 class TrainRow(NamedTuple):
-    """One tokenised conversation.
+    """One tokenised conversation, or a piece of a text (`documents.py`).
 
     Attributes:
         input_ids: Tokens of the whole conversation, template included.
@@ -59,11 +59,11 @@ class Rendered(NamedTuple):
     turns: list[Turn]
 
 
-def read_split(lake: Lake, dataset: DatasetManifest, split: Split) -> list[Example]:
-    """The rows of one split of a dataset, in their stored order."""
+def read_split(lake: Lake, dataset: DatasetManifest, split: Split, kind: Kind = "sft") -> list[Example]:
+    """The rows of one kind in one split of a dataset, in their stored order."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(lake.get(f"{dataset.path}/{split}.parquet")))
+    table = pq.read_table(io.BytesIO(lake.get(f"{dataset.path}/{split}.parquet")), filters=[("kind", "==", kind)])
     return [Example.from_record(row) for row in table.to_pylist()]
 
 
@@ -91,7 +91,7 @@ def tokenise(
     rows: list[TrainRow] = []
     for start in range(0, len(examples), TOKENISE_AT_ONCE):
         part = slice(start, start + TOKENISE_AT_ONCE)
-        rows += _tokenised(rendered[part], [_place(e) for e in examples[part]], tokenizer)
+        rows += _tokenised(rendered[part], [place_of(e) for e in examples[part]], tokenizer)
     _refuse_long(rows, max_length)
     return rows
 
@@ -113,7 +113,7 @@ def _rendered(example: Example, tokenizer: "PreTrainedTokenizerBase", system_pro
         except (TemplateError, TypeError) as error:
             # Templates add strings to `content` without looking: a message without content ends in a TypeError.
             raise BadInput(
-                f"{_place(example)}: the base model's chat template refuses these messages: {error}",
+                f"{place_of(example)}: the base model's chat template refuses these messages: {error}",
                 "change the row, or use a base model whose template takes it",
             ) from error
         return str(text)
@@ -123,8 +123,8 @@ def _rendered(example: Example, tokenizer: "PreTrainedTokenizerBase", system_pro
     for i, message in enumerate(messages):
         weight = float(str(message.get("weight", 1.0)))
         if message["role"] == "assistant" and weight > 0:
-            start = _opening(render(i, True), whole, _place(example), i)
-            end = len(whole) if i == len(plain) - 1 else _opening(render(i + 1, False), whole, _place(example), i)
+            start = _opening(render(i, True), whole, place_of(example), i)
+            end = len(whole) if i == len(plain) - 1 else _opening(render(i + 1, False), whole, place_of(example), i)
             turns.append(Turn(start, end, weight))
     return Rendered(whole, turns)
 
@@ -221,5 +221,6 @@ def _refuse_long(rows: Sequence[TrainRow], max_length: int) -> None:
         )
 
 
-def _place(example: Example) -> str:
+def place_of(example: Example) -> str:
+    """Where a row came from, for a person."""
     return f"{example.source_uri}:{example.source_row}"
