@@ -73,7 +73,8 @@ def require_disk(model: Any, work_dir: Path, lake: Lake, checkpoints: int) -> No
     one = sum(p.numel() for p in trainable(model)) * BYTES_A_TRAINABLE
     places = {work_dir: one}
     if "://" not in lake.url:
-        places[Path(lake.url)] = one * (checkpoints + 2)
+        # Besides those: the best one, the one that is being written, and the result.
+        places[Path(lake.url)] = one * (checkpoints + 3)
     for place, needed in places.items():
         standing = next(p for p in (place, *place.parents) if p.exists())
         free = shutil.disk_usage(standing).free

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import MANIFEST_NAME, Record
 from finetune_platform.storage_errors import disk_failures
+from finetune_platform.training.divergence import recent_loss
 from finetune_platform.training.loop import StepLog
 from finetune_platform.training.model import restore_adapter, save_adapter
 from finetune_platform.training.optimizer import AdapterOptimizer
@@ -54,7 +55,10 @@ def save_checkpoint(
     work_dir: Path,
     keep: int,
 ) -> None:
-    """Publishes the state after `record.step` steps, then deletes all but the newest `keep` checkpoints.
+    """Publishes the state after `record.step` steps, then deletes older checkpoints.
+
+    The newest `keep` stay, and the one before which the loss was lowest: where a run goes astray between two
+    checkpoints, the newest are the bad ones.
 
     Raises:
         StorageFailed: A disk is full; the older checkpoints are still there.
@@ -72,8 +76,11 @@ def save_checkpoint(
             (folder / LOG_FILE).write_text("".join(f"{entry.line()}\n" for entry in log))
             (folder / MANIFEST_NAME).write_text(record.model_dump_json(indent=2))
             lake.publish(folder, _path(run_path, record.step))
-    for step in complete_steps(lake, run_path)[:-keep]:
-        lake.delete(_path(run_path, step))
+    losses, steps = [entry.loss for entry in log], complete_steps(lake, run_path)
+    best = min(steps, key=lambda step: recent_loss(losses[:step]))
+    for step in steps[:-keep]:
+        if step != best:
+            lake.delete(_path(run_path, step))
 
 
 def complete_steps(lake: Lake, run_path: str) -> list[int]:

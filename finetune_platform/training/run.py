@@ -21,6 +21,7 @@ from finetune_platform.storage_errors import disk_failures
 from finetune_platform.task import Stage, Task
 from finetune_platform.task_labeling import WarmStart
 from finetune_platform.training import TRAINING_VERSION
+from finetune_platform.training.attempts import attempt
 from finetune_platform.training.capacity import TOKENS_PER_FORWARD
 from finetune_platform.training.checkpoints import (
     CheckpointRecord,
@@ -30,6 +31,7 @@ from finetune_platform.training.checkpoints import (
     save_checkpoint,
 )
 from finetune_platform.training.curve import loss_curve
+from finetune_platform.training.divergence import LossWatch
 from finetune_platform.training.golden import golden_answers
 from finetune_platform.training.loop import StepLog, Stopped, train_steps
 from finetune_platform.training.model import save_adapter, trainable
@@ -122,12 +124,20 @@ def run_training(
         earlier = earlier_rows(warm_start, options.replay_share, lake)
     own_work = work_dir / run_id
     shutil.rmtree(own_work, ignore_errors=True)  # What a killed process of this run left.
-    with _tracked(tracking_uri, lake, _tracked_run(task, dataset, base, stage, run_id, tags or {}), report) as opening:
+    tracked = _tracked_run(task, dataset, base, stage, run_id, tags or {})
+    begun_at = max(complete_steps(lake, path), default=0)
+    with attempt(lake, path, begun_at) as reach, _tracked(tracking_uri, lake, tracked, report) as opening:
         prepared = prepare(lake, dataset, base, stage, task.system_prompt, own_work, report, earlier=earlier)
         if warm_start is not None:
             begin_at(prepared.model, warm_start, stage, lake, own_work / "warm_start", report)
         tracking = opening.result()
-        restored = _train(prepared, stage, lake, path, own_work, tracking, report, on_metrics, stop, progress_every_s)
+
+        def told(entry: StepLog) -> None:
+            reach(entry.step)
+            tracking.log_step(entry)
+            on_metrics(entry)
+
+        restored = _train(prepared, stage, lake, path, own_work, report, told, stop, progress_every_s)
         manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins_at)
         _publish(lake, manifest, prepared, restored.log, own_work, tracking)
     shutil.rmtree(own_work, ignore_errors=True)
@@ -141,9 +151,8 @@ def _train(
     lake: Lake,
     path: str,
     work_dir: Path,
-    tracking: Tracking,
     report: Report,
-    on_metrics: Callable[[StepLog], None],
+    told: Callable[[StepLog], None],
     stop: Callable[[], bool],
     progress_every_s: float,
 ) -> Restored:
@@ -157,7 +166,9 @@ def _train(
         restored = restore_checkpoint(lake, path, saved[-1], model, optimizer, device, work_dir=work_dir)
         log, resumed_from = restored.log, [*restored.resumed_from_steps, restored.step]
         report(f"training: goes on after step {restored.step} of {len(data.plan)}")
-    start, rows_done = len(log), 0
+    start, saved_at, rows_done, watch = len(log), len(log), 0, LossWatch()
+    for entry in log:
+        watch.see(entry.loss)
 
     def save(step: int) -> None:
         record = CheckpointRecord(training_run=path.rpartition("/")[2], step=step, resumed_from_steps=resumed_from)
@@ -183,14 +194,15 @@ def _train(
     try:
         for entry in steps:
             log.append(entry)
-            tracking.log_step(entry)
-            on_metrics(entry)
+            told(entry)
             rows_done += entry.rows
             ticker.at(entry.step, rows_done, _detail(entry))
+            watch.see(entry.loss)
             if entry.step % stage.save_steps == 0 or entry.step == len(data.plan):
                 save(entry.step)
+                saved_at = entry.step
     except Stopped as stopped:
-        if stopped.steps_done and stopped.steps_done not in complete_steps(lake, path):
+        if stopped.steps_done != saved_at:
             save(stopped.steps_done)
         report(f"training: stopped after step {stopped.steps_done} of {len(data.plan)}; the same command goes on there")
         raise

@@ -126,6 +126,16 @@ def test_older_checkpoints_go_once_the_newer_is_whole(local_lake, tiny_model, tm
     assert not [o for o in local_lake.list(PATH) if "step-000001" in o.path]
 
 
+def test_the_checkpoint_before_the_loss_went_up_outlives_the_newer_ones(local_lake, tiny_model, tmp_path):
+    run = Run(tiny_model)
+    for step in (2, 4, 6, 8):
+        run.train(until=step)
+        if step > 4:
+            run.log[-2:] = [entry._replace(loss=50.0) for entry in run.log[-2:]]
+        run.save(local_lake, tmp_path, keep=1)
+    assert complete_steps(local_lake, PATH) == [4, 8]
+
+
 def test_a_loss_that_is_not_a_number_stops_before_anything_moves(tiny_model):
     run = Run(tiny_model).train(until=3)
     with torch.no_grad():

@@ -8,9 +8,13 @@ from mlflow import MlflowClient
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from finetune_platform.errors import PermanentError
 from finetune_platform.inference.base_models import load_tokenizer
 from finetune_platform.manifests import TrainingManifest
 from finetune_platform.progress import parse_progress
+from finetune_platform.training import divergence
+from finetune_platform.training import run as run_module
+from finetune_platform.training.checkpoints import complete_steps
 from finetune_platform.training.loop import Stopped
 from finetune_platform.training.run import run_training
 
@@ -73,3 +77,16 @@ def test_other_options_are_another_run_and_a_stopped_one_goes_on(train, local_la
     manifest = train(num_train_epochs=1)
     assert manifest.resumed_from_steps and manifest.steps == 8
     assert manifest.artifact_id != train(num_train_epochs=1, learning_rate=0.02).artifact_id
+
+
+def test_a_diverging_run_stops_with_a_checkpoint_from_before(train, local_lake, monkeypatch, request):
+    if "s3" in request.node.name:
+        pytest.skip("the lake makes no difference here")
+    monkeypatch.setattr(run_module, "learning_rates", lambda steps, *_: [0.01] * 50 + [100.0] * (steps - 50))
+    monkeypatch.setattr(divergence, "MOST_RISE", 0.1)  # the tiny model's loss has nowhere to go
+    with pytest.raises(PermanentError, match=r"training step \d+: the run has diverged"):
+        train(num_train_epochs=20, save_total_limit=1)
+    (path,) = {o.path.split("/checkpoints/")[0] for o in local_lake.list("ticket_topics/training_runs")}
+    assert complete_steps(local_lake, path)[0] <= 51
+    last = json.loads(local_lake.get(f"{path}/checkpoints/attempts.json"))["attempts"][-1]
+    assert last["ending"] == "PermanentError"
