@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_platform.errors import BadInput
-from finetune_platform.rows import Split
+from finetune_platform.rows import Kind, Split
 
 MANIFEST_NAME = "manifest.json"
 
@@ -87,9 +87,18 @@ class RawManifest(Manifest):
 
 
 class SplitRecord(Record):
+    """One split of a dataset; `kinds` counts its rows by kind (empty in datasets of before there were several)."""
+
     rows: int
     groups: int
     sha256: str
+    kinds: dict[Kind, int] = {}
+
+    @property
+    def rows_in_words(self) -> str:
+        """`412 (400 sft, 12 text)`; the number alone where all rows are of kind `sft`."""
+        of_kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.items())
+        return f"{self.rows:,} ({of_kinds})" if set(self.kinds) - {"sft"} else f"{self.rows:,}"
 
 
 class DatasetManifest(Manifest):

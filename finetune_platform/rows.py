@@ -18,6 +18,7 @@ SLICE_FIELDS = ("task_type", "difficulty", "label_source")
 """Fields by whose values rows are looked at apart, in reports and by gates."""
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+KINDS: tuple[Kind, ...] = ("sft", "preference", "unpaired_preference", "text")
 
 
 class Message(BaseModel):

@@ -25,20 +25,63 @@ from finetune_platform.task_serving import Rollout, Serving
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 
-SourceFormat = Literal["messages", "prompt_completion", "csv", "input_ideal"]
+SourceFormat = Literal[
+    "messages", "prompt_completion", "csv", "input_ideal", "preference", "unpaired_preference", "text"
+]
 Reference = Literal["champion", "prompted", "few_shot", "trivial"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+"""How the names of files end that hold one JSON object a line."""
+
+
+CSV_ROWS: dict[frozenset[str], SourceFormat] = {
+    frozenset({"prompt", "completion"}): "prompt_completion",
+    frozenset({"prompt", "chosen", "rejected"}): "preference",
+    frozenset({"prompt", "completion", "label"}): "unpaired_preference",
+    frozenset({"text"}): "text",
+}
+"""The JSON format whose keys a CSV file's columns stand for, by what is mapped."""
+
 
 class CsvColumns(Strict):
-    """Which CSV column holds what. `system` overrides the task's system prompt for that row."""
+    """Which CSV column holds what. `system` overrides the task's system prompt for that row.
 
-    prompt: str
-    completion: str
+    Which columns are mapped says what a row is: `prompt` and `completion`; `prompt`, `chosen` and `rejected`;
+    `prompt`, `completion` and `label`; or `text`.
+    """
+
+    prompt: str | None = None
+    completion: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    label: str | None = None
+    text: str | None = None
     system: str | None = None
     task_type: str | None = None
     difficulty: str | None = None
     group: str | None = None
+
+    @property
+    def contents(self) -> frozenset[str]:
+        """The mapped columns that make the row, not its strata."""
+        return frozenset(self.model_dump(exclude_none=True)) & frozenset().union(*CSV_ROWS)
+
+    @property
+    def row_format(self) -> SourceFormat:
+        """The JSON format that has the same keys."""
+        return CSV_ROWS[self.contents]
+
+    @model_validator(mode="after")
+    def make_a_row(self) -> "CsvColumns":
+        if self.contents not in CSV_ROWS:
+            raise ValueError(
+                "columns maps prompt and completion; or prompt, chosen and rejected; or prompt, completion and label; "
+                f"or text: not {', '.join(sorted(self.contents)) or 'none of them'}"
+            )
+        if self.system is not None and self.row_format == "text":
+            raise ValueError("columns.system: a text has no system prompt")
+        return self
 
 
 class Source(Strict):
@@ -59,7 +102,9 @@ class Source(Strict):
     @property
     def suffixes(self) -> tuple[str, ...]:
         """What files of a folder count."""
-        return (".csv",) if self.format == "csv" else (".jsonl", ".ndjson", ".json")
+        if self.format == "csv":
+            return (".csv",)
+        return (*JSON_LINES, ".txt", ".md", ".markdown") if self.format == "text" else JSON_LINES
 
     @model_validator(mode="after")
     def csv_needs_columns(self) -> "Source":

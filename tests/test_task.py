@@ -97,7 +97,7 @@ def test_every_key_of_the_model_is_explained_by_the_template() -> None:
         (MINIMAL.replace("description: Names the city of a sentence.\n", ""), 1, "description: this key is missing"),
         (MINIMAL.replace("    format: messages\n", ""), 7, "sources.0.format: this key is missing"),
         (MINIMAL.replace("messages", "message"), 8, '\'message\' is not one of messages, prompt_completion, csv, '
-         'input_ideal; did you mean "messages"?'),
+         'input_ideal, preference, unpaired_preference, text; did you mean "messages"?'),
         (MINIMAL.replace("cities\n", "Cities!\n", 1), 1, "name: String should match pattern"),
         (MINIMAL + "owners: [me]\n", 9, 'owner "me" is neither an e-mail address nor "team:NAME"'),
         (MINIMAL.replace("format: messages", "format: csv"), 7, "columns: goes with format: csv"),

@@ -71,9 +71,16 @@ def curated_dataset(task: Task) -> AssetsDefinition:
 
 def _metadata(dataset: DatasetManifest, lake: Lake, task: Task) -> dict[str, Any]:
     splits = {f"rows/{name}": split.rows for name, split in dataset.splits.items()}
+    kinds = {
+        f"rows/{name}/{kind}": count
+        for name, split in dataset.splits.items()
+        for kind, count in split.kinds.items()
+        if set(split.kinds) - {"sft"}
+    }
     return {
         **provenance(dataset, lake),
         **splits,
+        **kinds,
         "dagster/row_count": sum(splits.values()),
         "rejected rows": dataset.rejected,
         "strata": dataset.strata,

@@ -219,11 +219,14 @@ def _prompt(messages: tuple[dict[str, Any], ...]) -> tuple[Message, ...]:
 
 def _rows_of(task: Task, lake: Lake, database: Database, split: Split) -> Iterator["Gold"]:
     """Rows of the newest dataset, whose answers are known; none where there is no dataset."""
+    from daft import col
+
     from finetune_platform.labeling.composing import Gold
 
     latest = database.latest_artifact(task.name, "curated_dataset")
     if latest is None:
         return
     path = DatasetManifest.path_of(task.name, latest.artifact_id)
-    for row in lake.dataframe(f"{path}/{split}.parquet").select("messages", "answer").iter_rows():
+    known = lake.dataframe(f"{path}/{split}.parquet").where(col("kind") == "sft")
+    for row in known.select("messages", "answer").iter_rows():
         yield Gold(_prompt(tuple(json.loads(row["messages"])[:-1])), row["answer"])

@@ -5,14 +5,17 @@ JSON lines belong in `formats.py`.
 
 import csv
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from finetune_platform.curation.formats import Draft
+from finetune_platform.curation.formats import Draft, read_row
 from finetune_platform.curation.lines import Line
 from finetune_platform.curation.rejections import RefusedRow, nearest, shown
 from finetune_platform.errors import BadInput
 from finetune_platform.rows import Message
-from finetune_platform.task import CsvColumns
+from finetune_platform.task import CsvColumns, SourceFormat
+
+LABELS = {"true": True, "1": True, "false": False, "0": False}
+"""How a cell says whether an answer is wanted."""
 
 _TOO_LONG = "too long\n"
 """Stands for a line that was not loaded."""
@@ -81,27 +84,22 @@ def column_positions(header: list[str] | RefusedRow, columns: CsvColumns, place:
     return positions
 
 
-def read_record(fields: list[str], positions: dict[str, int], width: int) -> Draft:
-    """One record as a draft.
+def read_record(fields: list[str], positions: dict[str, int], width: int, fmt: SourceFormat) -> Draft:
+    """One record as a draft: a row of the JSON format `fmt`, whose keys the mapped columns are.
 
     Raises:
-        RefusedRow: It has more or fewer fields than the header.
+        RefusedRow: It has more or fewer fields than the header, or is no good row of that format.
     """
     if len(fields) != width:
         raise RefusedRow("wrong_columns", f"the row has {len(fields)} fields, the header {width}")
-    values = {field: fields[position].replace("\r\n", "\n") for field, position in positions.items()}
-    turns = [Message(role="user", content=values["prompt"]), Message(role="assistant", content=values["completion"])]
-    system = values.get("system", "")
-    if system.strip():
-        turns.insert(0, Message(role="system", content=system))
-    return Draft(
-        turns,
-        None,
-        values.get("task_type", ""),
-        values.get("difficulty", ""),
-        values.get("group", ""),
-        own_system_prompt=bool(system.strip()),
-    )
+    values: dict[str, Any] = {field: fields[position] for field, position in positions.items()}
+    system = values.pop("system", "").replace("\r\n", "\n")
+    if fmt == "unpaired_preference":
+        values["label"] = LABELS.get(values["label"].strip().lower(), values["label"])
+    draft = read_row(values, fmt)
+    if not system.strip():
+        return draft
+    return draft._replace(messages=[Message(role="system", content=system), *draft.messages], own_system_prompt=True)
 
 
 def shown_header(names: list[str]) -> str:

@@ -25,7 +25,7 @@ from finetune_platform.identity import content_id, file_sha256
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, FunnelStep, RawManifest, SplitRecord
 from finetune_platform.progress import Report
-from finetune_platform.rows import EXAMPLE_SCHEMA, REJECTED_SCHEMA, SPLITS, Split
+from finetune_platform.rows import EXAMPLE_SCHEMA, KINDS, REJECTED_SCHEMA, SPLITS, Split
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.task import Task
 
@@ -53,7 +53,9 @@ def curate(
         The manifest; that of the earlier run where the dataset is already there.
 
     Raises:
-        BadInput: Fewer than `curation.min_rows` rows are left, or a split is empty. Nothing has been written then.
+        BadInput: Fewer than `curation.min_rows` rows of kind `sft` are left, which evaluation and serving's examples
+            need whatever else a task learns from; or a split has none of them, or train none of another kind that the
+            sources have. Nothing has been written then.
     """
     rows = with_places(lake.dataframe(f"{raw.path}/examples.parquet"))
     rejected = [lake.dataframe(f"{raw.path}/rejected.parquet").to_arrow().cast(REJECTED_SCHEMA)]
@@ -73,10 +75,10 @@ def curate(
     rows = keep("exact_duplicates", drop_exact_duplicates(rows))
     rows = keep("contradictions", drop_contradictions(rows))
     rows = keep("length", drop_long(rows, task.curation.max_tokens, task.system_prompt, count_tokens, report))
-    _check_enough(task, funnel)
+    _check_enough(task, rows.where(rows["kind"] == "sft").count_rows(), funnel)
     shares = task.curation.validation_share, task.curation.test_share
     whole = assign_splits(assign_groups(rows), *shares, task.curation.seed).sort("position").to_arrow()
-    _check_splits(task, whole, funnel)
+    _check_splits(task, whole, funnel, report)
 
     dataset_id = _dataset_id(task, whole, base_model_name)
     path = f"{task.name}/datasets/{dataset_id}"
@@ -106,25 +108,36 @@ def _funnel_step(step: str, sifted: Sifted, refused: pa.Table) -> FunnelStep:
     return FunnelStep(step=step, rows_in=kept + refused.num_rows, rows_out=kept, reasons=dict(counts))
 
 
-def _check_enough(task: Task, funnel: list[FunnelStep]) -> None:
-    if funnel[-1].rows_out < task.curation.min_rows:
+def _check_enough(task: Task, answered: int, funnel: list[FunnelStep]) -> None:
+    if answered < task.curation.min_rows:
+        others = funnel[-1].rows_out - answered
+        kind = f" of kind sft, beside {others:,} of other kinds" if others else ""
         raise BadInput(
-            f"{_place(task)}: curation.min_rows is {task.curation.min_rows}, but {funnel[-1].rows_out} rows are left "
+            f"{_place(task)}: curation.min_rows is {task.curation.min_rows}, but {answered} rows{kind} are left "
             f"({_told(funnel)})",
             "add rows to the sources, see why rows were set aside, or lower curation.min_rows",
         )
 
 
-def _check_splits(task: Task, whole: pa.Table, funnel: list[FunnelStep]) -> None:
-    present = set(whole["split"].unique().to_pylist())
-    if missing := [split for split in SPLITS if split not in present]:
-        groups = len(whole["group_id"].unique())
-        raise BadInput(
-            f"{_place(task)}: the {missing[0]} split is empty: {whole.num_rows} rows in {groups} groups are left "
-            f"({_told(funnel)})",
-            "add rows of other prompts, or raise curation.validation_share and curation.test_share, or change "
-            "curation.seed",
-        )
+def _check_splits(task: Task, whole: pa.Table, funnel: list[FunnelStep], report: Report) -> None:
+    for kind in KINDS:
+        rows = whole.filter(pa.compute.equal(whole["kind"], kind))
+        present = set(rows["split"].unique().to_pylist())
+        needed: tuple[Split, ...] = SPLITS if kind == "sft" else ("train",)
+        missing = [split for split in needed if split not in present]
+        if rows and missing:
+            groups = len(rows["group_id"].unique())
+            lacking = "is empty" if kind == "sft" else f"has no row of kind {kind}"
+            raise BadInput(
+                f"{_place(task)}: the {missing[0]} split {lacking}: {rows.num_rows} rows in {groups} groups are left "
+                f"({_told(funnel)})",
+                "add rows of other prompts, or raise curation.validation_share and curation.test_share, or change "
+                "curation.seed"
+                if kind == "sft"
+                else f"add rows of kind {kind}, or change curation.seed",
+            )
+        if rows and "validation" not in present:
+            report(f"no row of kind {kind} is in validation: a stage that learns from them has no validation loss")
 
 
 def _place(task: Task) -> str:
@@ -153,15 +166,22 @@ def _write(folder: Path, whole: pa.Table, rejected: pa.Table) -> dict[Split, Spl
         with disk_failures(file):
             pq.write_table(rows.cast(EXAMPLE_SCHEMA), file, compression="zstd")
         groups = len(rows["group_id"].unique())
-        records[split] = SplitRecord(rows=rows.num_rows, groups=groups, sha256=file_sha256(file))
+        kinds = {pair["values"]: pair["counts"] for pair in rows["kind"].value_counts().to_pylist()}
+        records[split] = SplitRecord(
+            rows=rows.num_rows,
+            groups=groups,
+            sha256=file_sha256(file),
+            kinds={kind: kinds[kind] for kind in KINDS if kind in kinds},
+        )
     with disk_failures(folder):
         pq.write_table(rejected, folder / "rejected.parquet", compression="zstd")
     return records
 
 
 def _strata(whole: pa.Table) -> dict[str, dict[str, int]]:
-    """Rows of each stratum in each split, by the names that gates use for slices: `task_type=…`."""
+    """Rows of kind `sft` of each stratum in each split, by the names that gates use for slices: `task_type=…`."""
     strata: dict[str, dict[str, int]] = {}
+    whole = whole.filter(pa.compute.equal(whole["kind"], "sft"))
     for field in ("task_type", "difficulty"):
         counted = whole.group_by([field, "split"]).aggregate([([], "count_all")]).to_pylist()
         for row in sorted(counted, key=lambda row: (row[field], row["split"])):
@@ -172,6 +192,10 @@ def _strata(whole: pa.Table) -> dict[str, dict[str, int]]:
 
 
 def _token_statistics(whole: pa.Table) -> dict[str, float]:
+    """Of conversations; `text` is the total of all texts, where there are some: they are cut to any length."""
+    of_text = pa.compute.equal(whole["kind"], "text")
+    texts, whole = whole.filter(of_text), whole.filter(pa.compute.invert(of_text))
+    text = {"text": pa.compute.sum(texts["tokens"]).as_py()} if texts else {}
     p50, p95 = pa.compute.quantile(whole["tokens"], q=[0.5, 0.95]).to_pylist()
     total, longest = pa.compute.sum(whole["tokens"]).as_py(), pa.compute.max(whole["tokens"]).as_py()
-    return {"p50": p50, "p95": p95, "max": longest, "total": total}
+    return {"p50": p50, "p95": p95, "max": longest, "total": total, **text}

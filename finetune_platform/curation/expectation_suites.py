@@ -22,15 +22,16 @@ CHARS_PER_TOKEN = 12
 
 MIN_KEPT_SHARE = 0.5
 
+NO_ANSWER = ["empty_answer", "empty_rejected"]
+NO_PROMPT = ["empty_prompt", "empty_text"]
+
 
 def raw_suite(task: Task) -> "gx.ExpectationSuite":
     """What must hold of `raw_examples`."""
     import great_expectations.expectations as gxe
 
     limits = {
-        "answers_present": gxe.ExpectColumnValuesToNotBeInSet(
-            column="emptiness", value_set=["empty_answer"], mostly=0.95
-        ),
+        "answers_present": gxe.ExpectColumnValuesToNotBeInSet(column="emptiness", value_set=NO_ANSWER, mostly=0.95),
         "prompt_length": gxe.ExpectColumnValuesToBeBetween(
             column="prompt_chars", min_value=1, max_value=CHARS_PER_TOKEN * task.curation.max_tokens, mostly=0.99
         ),
@@ -47,10 +48,10 @@ def dataset_suite(task: Task) -> "gx.ExpectationSuite":
 
     limits = {
         "example_id_unique": gxe.ExpectColumnValuesToBeUnique(column="example_id"),
-        "answers_present": gxe.ExpectColumnValuesToNotBeInSet(column="emptiness", value_set=["empty_answer"]),
-        "prompts_present": gxe.ExpectColumnValuesToNotBeInSet(column="emptiness", value_set=["empty_prompt"]),
+        "answers_present": gxe.ExpectColumnValuesToNotBeInSet(column="emptiness", value_set=NO_ANSWER),
+        "prompts_present": gxe.ExpectColumnValuesToNotBeInSet(column="emptiness", value_set=NO_PROMPT),
         "splits_known": gxe.ExpectColumnValuesToBeInSet(column="split", value_set=list(SPLITS)),
-        "splits_complete": gxe.ExpectColumnUniqueValueCountToBeBetween(column="split", min_value=len(SPLITS)),
+        "splits_complete": gxe.ExpectColumnUniqueValueCountToBeBetween(column="answered_split", min_value=len(SPLITS)),
         "groups_in_one_split": gxe.ExpectColumnValuesToBeInSet(column="group_splits", value_set=[1]),
         "share_kept": gxe.ExpectColumnMinToBeBetween(column="kept_share", min_value=MIN_KEPT_SHARE),
         "strata_testable": gxe.ExpectColumnMinToBeBetween(
@@ -82,11 +83,11 @@ def _every_row(task: Task) -> dict[str, Any]:
         ),
         "source_uri_present": gxe.ExpectColumnValueLengthsToBeBetween(column="source_uri", min_value=1),
         "source_row_positive": gxe.ExpectColumnValuesToBeBetween(column="source_row", min_value=1),
-        "enough_rows": gxe.ExpectTableRowCountToBeBetween(min_value=task.curation.min_rows),
+        "enough_rows": gxe.ExpectColumnSumToBeBetween(column="answered", min_value=task.curation.min_rows),
     }
     if task.evaluation.output_pattern is not None:
         found["answer_format"] = gxe.ExpectColumnValuesToMatchRegex(
-            column="answer", regex=task.evaluation.output_pattern, mostly=0.95
+            column="said", regex=task.evaluation.output_pattern, mostly=0.95
         )
     return found
 

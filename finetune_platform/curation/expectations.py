@@ -58,7 +58,7 @@ class CheckOutcome:
 
 
 _EVERY_ROW = (
-    Expectation("messages_present", "Every row has its messages.", True),
+    Expectation("messages_present", "Every row has its messages; a text has none, and says so.", True),
     Expectation("kind_known", "Every row is of a kind that can be trained on.", True),
     Expectation("label_source_known", "Every row says who labeled it.", True),
     Expectation("source_uri_present", "Every row names the file it came from.", True),
@@ -66,24 +66,28 @@ _EVERY_ROW = (
 )
 _RAW = (
     *_EVERY_ROW,
-    Expectation("answers_present", "At least 95% of the rows have an answer that is not white space.", False),
+    Expectation("answers_present", "At least 95% of the rows have answers that are not white space.", False),
     Expectation("prompt_length", "99% of the prompts are shorter than max_tokens could possibly hold.", False),
-    Expectation("enough_rows", "There are at least curation.min_rows rows.", True),
+    Expectation("enough_rows", "There are at least curation.min_rows rows of kind sft.", True),
     Expectation("share_read", "At most curation.max_rejected_share of the source's rows were set aside.", True),
 )
 _CURATED = (
     *_EVERY_ROW,
     Expectation("example_id_unique", "No row stands in the dataset twice.", True),
-    Expectation("answers_present", "Every row has an answer or a tool call.", True),
-    Expectation("prompts_present", "Every row has something to answer.", True),
+    Expectation(
+        "answers_present",
+        "Every row has an answer or a tool call, and a rejected one too where it is a preference.",
+        True,
+    ),
+    Expectation("prompts_present", "Every row has something to answer, or a text.", True),
     Expectation("splits_known", "Every row stands in train, validation or test.", True),
-    Expectation("splits_complete", "Train, validation and test all have rows.", True),
+    Expectation("splits_complete", "Train, validation and test all have rows of kind sft.", True),
     Expectation("groups_in_one_split", "No group of like prompts is cut by a split (recomputed from the rows).", True),
-    Expectation("enough_rows", "There are at least curation.min_rows rows.", True),
+    Expectation("enough_rows", "There are at least curation.min_rows rows of kind sft.", True),
     Expectation("share_kept", "At least half of the source's rows are in the dataset.", False),
     Expectation(
         "strata_testable",
-        f"Every stratum has at least {MIN_TEST_ROWS_PER_STRATUM} test rows, so that it can be judged.",
+        f"Every stratum has at least {MIN_TEST_ROWS_PER_STRATUM} test rows of kind sft, so that it can be judged.",
         False,
     ),
 )

@@ -1,23 +1,31 @@
-"""One JSON line of each format as a draft of an example: `messages`, `prompt_completion`, `input_ideal`.
+"""One row of each format as a draft of an example, from its JSON keys.
 
-Lines and files belong in `sources.py`, CSV in `csv_rows.py`, the messages themselves in `messages.py`.
+Lines and files belong in `sources.py`, CSV in `csv_rows.py`, the messages themselves in `messages.py`, what a row of
+two answers or of a judged one must be in `preference_rows.py`.
 """
 
 import json
 import re
 from typing import Any, NamedTuple, NoReturn
 
-from finetune_platform.curation.messages import check_turns, objects_of, read_messages, text_of
+from finetune_platform.curation.messages import check_turns, objects_of, read_messages, text_of, turns_of
+from finetune_platform.curation.preference_rows import read_judged, read_pair
 from finetune_platform.curation.rejections import RefusedRow, nearest, shown, type_name
 from finetune_platform.identity import canonical_json
-from finetune_platform.rows import Message
+from finetune_platform.rows import Kind, Message
 from finetune_platform.task import SourceFormat
 
 NEEDED_KEYS: dict[SourceFormat, tuple[str, ...]] = {
     "messages": ("messages",),
     "prompt_completion": ("prompt", "completion"),
     "input_ideal": ("input", "ideal"),
+    "preference": ("chosen", "rejected"),
+    "unpaired_preference": ("prompt", "completion", "label"),
+    "text": ("text",),
 }
+OPTIONAL_KEYS: dict[SourceFormat, tuple[str, ...]] = {"preference": ("prompt", "tools"), "text": ()}
+"""What else a row of these formats may have; rows of the others may have `tools`."""
+
 LABEL_KEYS = ("task_type", "difficulty", "group")
 """Keys of any JSON row that name its strata, and the group that no split may cut."""
 
@@ -43,6 +51,10 @@ class Draft(NamedTuple):
     difficulty: str = ""
     group: str = ""
     own_system_prompt: bool = False
+    kind: Kind = "sft"
+    rejected: Message | None = None
+    desirable: bool | None = None
+    text: str | None = None
 
 
 def parse_json(data: bytes) -> Any:
@@ -73,12 +85,11 @@ def parse_json(data: bytes) -> Any:
 
 
 def looks_like(value: Any) -> SourceFormat | None:
-    """The format whose keys a JSON value has."""
-    if isinstance(value, dict):
-        for name, keys in NEEDED_KEYS.items():
-            if all(key in value for key in keys):
-                return name
-    return None
+    """The format whose keys a JSON value has; of several the one that needs most of them."""
+    if not isinstance(value, dict):
+        return None
+    fitting = [name for name, keys in NEEDED_KEYS.items() if all(key in value for key in keys)]
+    return max(fitting, key=lambda name: len(NEEDED_KEYS[name]), default=None)
 
 
 def read_row(value: Any, fmt: SourceFormat) -> Draft:
@@ -88,27 +99,43 @@ def read_row(value: Any, fmt: SourceFormat) -> Draft:
         RefusedRow: With the first field that is wrong; `OtherFormat` for a row of another format.
     """
     _check_keys(value, fmt)
-    if fmt == "messages":
-        messages = read_messages(value["messages"])
-    elif fmt == "prompt_completion":
-        messages = [*_prompt(value["prompt"], "prompt"), *_completion(value["completion"])]
-    else:
-        messages = [*_prompt(value["input"], "input"), Message(role="assistant", content=_ideal(value["ideal"]))]
-    check_turns(messages, "messages" if fmt == "messages" else "the row")
     tools = objects_of(value["tools"], "tools") if value.get("tools") else None
     task_type, difficulty, group = (_label(value, key) for key in LABEL_KEYS)
-    return Draft(messages, tools, task_type, difficulty, group)
+    return _content(value, fmt)._replace(tools=tools, task_type=task_type, difficulty=difficulty, group=group)
+
+
+def _content(value: dict[str, Any], fmt: SourceFormat) -> Draft:
+    match fmt:
+        case "text":
+            return Draft([], kind="text", text=text_of(value["text"], "text"))
+        case "preference":
+            messages, rejected = read_pair(value)
+            return Draft(messages, kind="preference", rejected=rejected)
+        case "unpaired_preference":
+            messages, desirable = read_judged(value)
+            return Draft(messages, kind="unpaired_preference", desirable=desirable)
+        case "messages":
+            messages = read_messages(value["messages"])
+        case "prompt_completion":
+            completion = turns_of(value["completion"], "completion", "assistant")
+            messages = [*turns_of(value["prompt"], "prompt", "user"), *completion]
+        case _:
+            answer = Message(role="assistant", content=_ideal(value["ideal"]))
+            messages = [*turns_of(value["input"], "input", "user"), answer]
+    check_turns(messages, "messages" if fmt == "messages" else "the row")
+    return Draft(messages)
 
 
 def _check_keys(value: Any, fmt: SourceFormat) -> None:
     if not isinstance(value, dict):
         raise RefusedRow("wrong_type", f"the line is {type_name(value)}; a row is a JSON object")
     needed = NEEDED_KEYS[fmt]
-    known = (*needed, "tools", *LABEL_KEYS, *IGNORED_KEYS)
+    known = (*needed, *OPTIONAL_KEYS.get(fmt, ("tools",)), *LABEL_KEYS, *IGNORED_KEYS)
     missing = [key for key in needed if key not in value]
-    if missing and (other := looks_like(value)):
-        raise OtherFormat(other, fmt)
     unknown = [key for key in value if key not in known]
+    other = looks_like(value)
+    if other and other != fmt and (missing or (unknown and unknown[0] in NEEDED_KEYS[other])):
+        raise OtherFormat(other, fmt)
     if missing:
         near = next((f"; is {shown(key)} meant?" for key in unknown if nearest(key, missing)), "")
         raise RefusedRow("missing_key", f"{shown(missing[0])} is missing; the row has {_listed(value)}{near}")
@@ -118,18 +145,6 @@ def _check_keys(value: Any, fmt: SourceFormat) -> None:
 
 def _listed(value: dict[str, Any]) -> str:
     return ", ".join(shown(key) for key in list(value)[:6]) or "no keys"
-
-
-def _prompt(value: Any, field: str) -> list[Message]:
-    if isinstance(value, list):
-        return read_messages(value, field)
-    return [Message(role="user", content=text_of(value, field))]
-
-
-def _completion(value: Any) -> list[Message]:
-    if isinstance(value, list):
-        return read_messages(value, "completion")
-    return [Message(role="assistant", content=text_of(value, "completion"))]
 
 
 def _ideal(value: Any) -> str:

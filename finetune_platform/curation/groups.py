@@ -32,7 +32,7 @@ def assign_groups(rows: "DataFrame") -> "DataFrame":
     from daft.functions import coalesce
 
     key_of = daft.func(prompt_key, return_dtype=daft.DataType.string(), use_process=False)
-    keyed = rows.with_column("prompt_key", key_of(col("messages"))).collect()
+    keyed = rows.with_column("prompt_key", key_of(col("messages"), col("text"))).collect()
     named = keyed.where(col("group_id") != "").select("prompt_key", "group_id").distinct().to_pydict()
     home = _homes(list(zip(named["prompt_key"], named["group_id"], strict=True)))
     if not home:
@@ -44,12 +44,17 @@ def assign_groups(rows: "DataFrame") -> "DataFrame":
     )
 
 
-def prompt_key(messages: str) -> str:
-    """Content hash of a row's normalised prompt, system messages apart.
+def prompt_key(messages: str, text: str | None = None) -> str:
+    """Content hash of a row's normalised prompt, system messages apart; of a text, of the whole normalised text.
+
+    The prompt alone counts, so rows of every kind that ask the same share a group.
 
     Args:
         messages: The row's messages as stored.
+        text: Its text, where its kind has one.
     """
+    if text is not None:
+        return content_id("gr", {"text": normalised(text)}, ROW_ID_DIGITS)
     turns = [m for m in json.loads(messages)[:-1] if m["role"] != "system"]
     return content_id("gr", {"prompt": [[m["role"], normalised(m.get("content") or "")] for m in turns]}, ROW_ID_DIGITS)
 

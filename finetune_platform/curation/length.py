@@ -1,6 +1,7 @@
 """Sets aside rows that are longer than the task allows, in tokens of its base model.
 
-Cutting a row would teach the model to stop in mid-sentence, so a long row is kept whole or not at all.
+Cutting an answer would teach the model to stop in mid-sentence, so a long row is kept whole or not at all. A text has
+no answer: training cuts it, and any length is kept.
 """
 
 import json
@@ -17,16 +18,21 @@ from finetune_platform.rows import Message
 if TYPE_CHECKING:
     from daft import DataFrame
 
-CountTokens = Callable[[list[list[dict[str, Any]]]], list[int]]
-"""Tokens of each chat as the model sees it, template included; the chats come in batches."""
+Counted = str | list[dict[str, Any]]
+"""A text, which is counted as it is, or a chat, with the model's template."""
 
-BATCH_CHATS = 256
+CountTokens = Callable[[list[Counted]], list[int]]
+"""Tokens of each text or chat as the model sees it; they come in batches."""
+
+BATCH_ROWS = 256
 
 
 def drop_long(
     rows: "DataFrame", max_tokens: int, system_prompt: str, count_tokens: CountTokens, report: Report
 ) -> Sifted:
-    """Keeps rows of at most `max_tokens`; kept rows carry their `tokens`.
+    """Keeps rows of at most `max_tokens`, and texts; kept rows carry their `tokens`.
+
+    A preference has as many as the longer of its two conversations.
 
     Counting runs in this process, one batch after the other: a tokenizer is not safe to share between threads.
 
@@ -43,7 +49,7 @@ def drop_long(
 
     counted = daft.from_arrow(_counted(rows, system_prompt, count_tokens, report))
     sentence = format("{}: {} tokens with the system prompt; curation.max_tokens is {}", "place", "tokens", max_tokens)
-    long = col("tokens") > max_tokens
+    long = (col("kind") != "text") & (col("tokens") > max_tokens)
     judged = counted.with_columns(
         {"reason": when(long, "too_long").otherwise(None), "detail": when(long, sentence).otherwise(None)}
     )
@@ -52,15 +58,23 @@ def drop_long(
 
 def _counted(rows: "DataFrame", system_prompt: str, count_tokens: CountTokens, report: Report) -> pa.Table:
     table = rows.to_arrow()
-    texts = table["messages"].to_pylist()
-    ticker = Ticker(report, "counting tokens", len(texts), "rows")
+    stored = table.select(["messages", "rejected", "text"]).to_pylist()
+    ticker = Ticker(report, "counting tokens", len(stored), "rows")
     tokens: list[int] = []
-    for start in range(0, len(texts), BATCH_CHATS):
-        batch = [_chat(text, system_prompt) for text in texts[start : start + BATCH_CHATS]]
-        tokens.extend(count_tokens(batch))
+    for start in range(0, len(stored), BATCH_ROWS):
+        batch = [_counted_of(row, system_prompt) for row in stored[start : start + BATCH_ROWS]]
+        counts = iter(count_tokens([one for row in batch for one in row]))
+        tokens.extend(max(next(counts) for _ in row) for row in batch)
         ticker.at(len(tokens))
     return table.append_column("tokens", pa.array(tokens, pa.int64()))
 
 
-def _chat(messages: str, system_prompt: str) -> list[dict[str, Any]]:
-    return conversation(system_prompt, [Message.model_validate(m) for m in json.loads(messages)])
+def _counted_of(row: dict[str, Any], system_prompt: str) -> list[Counted]:
+    """The text, or every conversation that the row stands for."""
+    if row["text"] is not None:
+        return [row["text"]]
+    messages = [Message.model_validate(m) for m in json.loads(row["messages"])]
+    answers = [messages[-1:]]
+    if row["rejected"] is not None:
+        answers.append([Message.model_validate_json(row["rejected"])])
+    return [conversation(system_prompt, [*messages[:-1], *answer]) for answer in answers]

@@ -34,6 +34,17 @@ def read_messages(value: Any, field: str = "messages") -> list[Message]:
     return [_read_message(item, f"{field}[{index}]") for index, item in enumerate(value)]
 
 
+def turns_of(value: Any, field: str, role: Role) -> list[Message]:
+    """A list of messages, or a text as one message of `role`.
+
+    Raises:
+        RefusedRow: With the first field that is wrong.
+    """
+    if isinstance(value, list):
+        return read_messages(value, field)
+    return [Message(role=role, content=text_of(value, field))]
+
+
 def check_turns(messages: list[Message], field: str = "messages") -> None:
     """A row must end with the answer to train on, after something to answer.
 

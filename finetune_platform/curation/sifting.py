@@ -23,11 +23,14 @@ def with_places(rows: "DataFrame") -> "DataFrame":
     """Rows in the order of their sources, numbered and named for messages.
 
     Args:
-        rows: Columns of `EXAMPLE_SCHEMA`, as `collect` wrote them.
+        rows: Columns of `EXAMPLE_SCHEMA`, as `collect` wrote them; `desirable` may be missing, as it does in raw rows
+            of before there were unpaired preferences.
     """
-    from daft import col
+    from daft import DataType, col, lit
     from daft.functions import format, monotonically_increasing_id
 
+    if "desirable" not in rows.column_names:
+        rows = rows.with_column("desirable", lit(None).cast(DataType.bool()))
     return rows.with_columns(
         {
             "position": monotonically_increasing_id(),
@@ -44,10 +47,12 @@ def sift(judged: "DataFrame", stage: str) -> Sifted:
         stage: The step's name, for the record of what it refused.
     """
     from daft import col, lit
-    from daft.functions import left
+    from daft.functions import coalesce, format, left
 
     judged = judged.collect()
-    found = {"stage": lit(stage), "content": left(col("messages"), REJECTED_CONTENT_CHARS)}
+    pair = format("{} rejected: {}", "messages", "rejected")
+    content = coalesce(col("text"), pair, col("messages"))
+    found = {"stage": lit(stage), "content": left(content, REJECTED_CONTENT_CHARS)}
     refused = judged.where(col("reason").not_null()).with_columns(found)
     return Sifted(
         judged.where(col("reason").is_null()).exclude("reason", "detail").collect(),

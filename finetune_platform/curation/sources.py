@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from finetune_platform.curation.csv_rows import column_positions, line_too_long, read_record, read_records
+from finetune_platform.curation.document_rows import read_bytes, read_document
 from finetune_platform.curation.formats import Draft, OtherFormat, parse_json, read_row
-from finetune_platform.curation.lines import HashingStream, Line, read_lines
+from finetune_platform.curation.lines import BOM, HashingStream, Line, read_lines
 from finetune_platform.curation.rejections import RefusedRow, Rejected, rejected
 from finetune_platform.errors import BadInput
 from finetune_platform.locations import SourceFile
 from finetune_platform.manifests import SourceRecord
 from finetune_platform.rows import Example
-from finetune_platform.task import Curation, Source, SourceFormat
+from finetune_platform.task import JSON_LINES, Curation, Source, SourceFormat
 
 
 class SourceReader:
@@ -48,8 +49,7 @@ class SourceReader:
         """
         hashing = HashingStream(self.file.open())
         with io.BufferedReader(hashing, 1 << 18) as stream:
-            rows = self._csv(stream) if self.source.format == "csv" else self._json_lines(stream)
-            for row in rows:
+            for row in self._rows(stream):
                 self.bytes_read = hashing.bytes_read
                 self._count(row)
                 yield row
@@ -57,6 +57,21 @@ class SourceReader:
                 pass
         self.record.sha256 = hashing.sha256
         self._judge()
+
+    def _rows(self, stream: BinaryIO) -> Iterator[Example | Rejected]:
+        if self.source.format == "csv":
+            return self._csv(stream)
+        if self.source.format == "text" and not self.file.uri.lower().endswith(JSON_LINES):
+            return self._document(stream)
+        return self._json_lines(stream)
+
+    def _document(self, stream: BinaryIO) -> Iterator[Example | Rejected]:
+        data = read_bytes(stream, self.max_bytes + len(BOM))
+        self._expect_no_utf16(data)
+        try:
+            yield self._example(read_document(data.removeprefix(BOM), self.max_bytes), 1)
+        except RefusedRow as refusal:
+            yield rejected(self.file.uri, 1, refusal, data)
 
     def _json_lines(self, stream: BinaryIO) -> Iterator[Example | Rejected]:
         for line in self._lines(stream):
@@ -78,7 +93,7 @@ class SourceReader:
         if header is None:
             return
         if looks_like_json(header.content):
-            raise self._other_format("JSON lines", "messages, prompt_completion or input_ideal", header.number)
+            raise self._other_format("JSON lines", "messages, or another one of JSON lines,", header.number)
         place = f"{self.file.uri}:{header.number}"
         positions = column_positions(header.fields, self.source.columns, place)
         width = len(header.fields) if isinstance(header.fields, list) else 0
@@ -86,24 +101,32 @@ class SourceReader:
             try:
                 if isinstance(fields, RefusedRow):
                     raise fields
-                yield self._example(read_record(fields, positions, width), number)
+                yield self._example(read_record(fields, positions, width, self.source.columns.row_format), number)
             except RefusedRow as refusal:
                 yield rejected(self.file.uri, number, refusal, content)
 
     def _lines(self, stream: BinaryIO) -> Iterator[Line]:
         for line in read_lines(stream, self.max_bytes):
-            if line.number == 1 and line.data.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise BadInput(f"{self.file.uri}:1: the file is UTF-16", "save it as UTF-8")
+            if line.number == 1:
+                self._expect_no_utf16(line.data)
             if not self._head and not line.blank:
                 self._head = line.data[:4096]
             yield line
+
+    def _expect_no_utf16(self, beginning: bytes) -> None:
+        if beginning.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise BadInput(f"{self.file.uri}:1: the file is UTF-16", "save it as UTF-8")
 
     def _example(self, draft: Draft, number: int) -> Example:
         messages = draft.messages
         if self.source.replace_system_prompt and not draft.own_system_prompt:
             messages = [m for m in messages if m.role != "system"]
         return Example(
+            kind=draft.kind,
             messages=messages,
+            rejected=draft.rejected,
+            desirable=draft.desirable,
+            text=draft.text,
             tools=draft.tools,
             task_type=draft.task_type,
             difficulty=draft.difficulty,

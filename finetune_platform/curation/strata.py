@@ -13,8 +13,11 @@ def name_strata(example: Example, rules: list[StratumRule]) -> Example:
     """The example with `task_type` and `difficulty` filled in.
 
     A value that the source gave stays. Otherwise the first rule of a field whose patterns are all found
-    (`re.search`, in the last user message and in the answer) names it; a rule without patterns always holds.
+    (`re.search`, in the last user message and in the answer) names it; a rule without patterns always holds. A text
+    has neither, and no rule names it.
     """
+    if example.kind == "text":
+        return example
     prompt = next((m.content or "" for m in reversed(example.prompt) if m.role == "user"), "")
     for rule in rules:
         if not getattr(example, rule.field) and _holds(rule, prompt, example.answer):

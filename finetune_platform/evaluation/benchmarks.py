@@ -90,6 +90,7 @@ def _varied(pool: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 def _answered(lake: Lake, dataset: DatasetManifest, split: str) -> "daft.DataFrame":
+    """Rows of kind `sft`: of the others none says what the right answer to its prompt is."""
     from daft import col
 
-    return lake.dataframe(f"{dataset.path}/{split}.parquet").where(col("kind") != "text")
+    return lake.dataframe(f"{dataset.path}/{split}.parquet").where(col("kind") == "sft")

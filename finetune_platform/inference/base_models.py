@@ -73,10 +73,13 @@ def conversation(system_prompt: str, messages: Sequence[Message]) -> list[dict[s
     return [{"role": "system", "content": system_prompt}, *plain]
 
 
-def count_tokens(model: Path, chats: Sequence[Sequence[dict[str, object]]]) -> list[int]:
-    """Tokens of each chat, rendered by the model's template as training renders it."""
+def count_tokens(model: Path, chats: Sequence[str | Sequence[dict[str, object]]]) -> list[int]:
+    """Tokens of each chat, rendered by the model's template as training renders it; of a text, as it is."""
     tokenizer = load_tokenizer(model)
-    texts = [str(tokenizer.apply_chat_template(list(chat), tokenize=False)) for chat in chats]
+    texts = [
+        chat if isinstance(chat, str) else str(tokenizer.apply_chat_template(list(chat), tokenize=False))
+        for chat in chats
+    ]
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False).input_ids]
 
 

@@ -56,7 +56,7 @@ System prompt, trained and to be served: `{training.system_prompt}`"""
 
 def _data(dataset: DatasetManifest, raw: RawManifest) -> str:
     splits = [
-        (name, f"{split.rows:,}", f"{split.groups:,}", split.sha256[:12]) for name, split in dataset.splits.items()
+        (name, split.rows_in_words, f"{split.groups:,}", split.sha256[:12]) for name, split in dataset.splits.items()
     ]
     sources = [(f"`{s.uri}`", s.format, f"{s.rows:,}", f"{s.rejected:,}", s.sha256[:12]) for s in raw.sources]
     return "\n\n".join(

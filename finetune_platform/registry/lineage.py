@@ -33,7 +33,7 @@ from finetune_platform.rows import SPLITS
 BEFORE = ("drift_reference", "drift_report", "review_batch", "expert_labels")
 """What may have led to a chain: the traffic, and what people made of it."""
 
-ROW_COLUMNS = ("split", "example_id", "source_uri", "source_row", "task_type", "difficulty")
+ROW_COLUMNS = ("split", "example_id", "kind", "source_uri", "source_row", "task_type", "difficulty")
 """What `lineage_rows` tells of a row."""
 
 

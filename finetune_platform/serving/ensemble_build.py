@@ -144,9 +144,12 @@ def _datasets(ensemble: Ensemble, lake: Lake, database: Database) -> dict[str, D
 
 
 def _texts(lake: Lake, dataset: DatasetManifest, split: Split, most: int) -> list[str]:
-    """First user messages of a split; of many rows those with the smallest ids, which are hashes."""
+    """First user messages of a split's rows of kind `sft`; of many those with the smallest ids, which are hashes."""
+    import daft
+
     place = f"{dataset.path}/{split}.parquet"
-    frame = lake.dataframe(place).select("example_id", "prompt").sort("example_id").limit(most).to_pydict()
+    answered = lake.dataframe(place).where(daft.col("kind") == "sft")
+    frame = answered.select("example_id", "prompt").sort("example_id").limit(most).to_pydict()
     texts = [first_user_text(json.loads(prompt)) for prompt in frame["prompt"]]
     if len(texts) < MIN_ROWS[split]:
         raise BadInput(

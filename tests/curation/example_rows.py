@@ -17,9 +17,10 @@ def chat(prompt: str, answer: str, **more: Any) -> dict[str, Any]:
     return {"messages": turns, **more}
 
 
-def count_words(chats: list[list[dict[str, Any]]]) -> list[int]:
+def count_words(chats: list[str | list[dict[str, Any]]]) -> list[int]:
     """A tokenizer that a person can check: one token a word."""
-    return [sum(len(str(m.get("content") or "").split()) for m in messages) for messages in chats]
+    said = [[chat] if isinstance(chat, str) else [str(m.get("content") or "") for m in chat] for chat in chats]
+    return [sum(len(text.split()) for text in texts) for texts in said]
 
 
 def jsonl(rows: list[Any]) -> bytes:

@@ -88,7 +88,7 @@ def every_row(**values: object) -> Break:
         ("raw", "prompt_length", every_row(prompt_chars=10**6)),
         ("raw", "enough_rows", lambda frame: frame.head(2)),
         ("raw", "share_read", every_row(kept_share=0.5)),
-        ("raw", "answer_format", every_row(answer="none")),
+        ("raw", "answer_format", every_row(said="none")),
         ("curated", "example_id_unique", lambda frame: frame.assign(example_id=frame["example_id"].iloc[0])),
         ("curated", "answers_present", first_row(emptiness="empty_answer")),
         ("curated", "prompts_present", first_row(emptiness="empty_prompt")),

@@ -14,7 +14,8 @@ def groups_of(pairs: list[tuple[str, str]]) -> list[str]:
     """The group of each (prompt, named group), in order."""
     stored = [json.dumps([{"role": "user", "content": p}, {"role": "assistant", "content": "x"}]) for p, _ in pairs]
     columns = {"messages": stored, "group_id": [g for _, g in pairs], "n": list(range(len(pairs)))}
-    return list(assign_groups(daft.from_pydict(columns)).sort("n").to_pydict()["group_id"])
+    rows = daft.from_pydict(columns).with_column("text", daft.lit(None).cast(daft.DataType.string()))
+    return list(assign_groups(rows).sort("n").to_pydict()["group_id"])
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,12 @@ def test_system_prompt_and_answer_do_not_part_a_group() -> None:
         [{"role": "system", "content": "Be nice."}, user, {"role": "assistant", "content": "b"}],
     ]
     assert len({prompt_key(json.dumps(row)) for row in rows}) == 1
+
+
+def test_a_text_is_in_the_group_of_texts_like_it_and_in_no_other() -> None:
+    asked = prompt_key(json.dumps([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a"}]))
+    assert prompt_key("[]", "Hi, 12!") == prompt_key("[]", "hi 7") != prompt_key("[]", "Ho")
+    assert prompt_key("[]", "Hi") not in (asked, prompt_key("[]"))
 
 
 def test_named_groups_and_chains_of_them() -> None:

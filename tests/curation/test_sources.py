@@ -259,14 +259,16 @@ rows_of_any_kind = st.fixed_dictionaries(
     optional={
         key: st.lists(messages, max_size=4) | values
         for key in ("messages", "prompt", "completion", "input", "ideal", "tools", "task_type", "group")
-    },
+    }
+    | {"chosen": st.lists(messages, max_size=4) | values, "rejected": st.lists(messages, max_size=4) | values}
+    | {"label": st.booleans() | values, "text": values},
 )
 
 
 @settings(max_examples=120, deadline=None)
 @given(
     st.lists(st.binary(max_size=40) | rows_of_any_kind.map(lambda row: json.dumps(row).encode()), max_size=6),
-    st.sampled_from(["messages", "prompt_completion", "input_ideal"]),
+    st.sampled_from(["messages", "prompt_completion", "input_ideal", "preference", "unpaired_preference"]),
 )
 @example([b"\xff\xfe", b"{}"], "messages")
 @example([b"\x0b", b"\x1c", b"\xc2\xa0"], "messages")
