@@ -118,6 +118,7 @@ class TrainingManifest(Manifest):
     """`trained_adapter`: `adapter/` (PEFT files), `log.jsonl`. Parents: `curated_dataset`; `warm_start`.
 
     `replayed_rows` of the `train_rows` had been trained on before; null where training did not begin at an adapter.
+    `kinds` are the kinds of rows that the run read of its dataset.
     """
 
     FOLDER = "training_runs"
@@ -128,6 +129,7 @@ class TrainingManifest(Manifest):
     chat_template_sha256: str
     stages: list[dict[str, Any]]
     steps: int
+    kinds: list[Kind] = ["sft"]
     train_rows: int
     replayed_rows: int | None = None
     supervised_tokens: int

@@ -14,6 +14,7 @@ from finetune_platform.manifests import (
     Manifest,
     RawManifest,
     SourceRecord,
+    SplitRecord,
     expect_same,
 )
 
@@ -69,3 +70,11 @@ def test_records_that_disagree_stop_the_run_with_both_values() -> None:
     expect_same("chat template", "aaa", "aaa", "ad-1")
     with pytest.raises(BadInput, match="ad-1: chat template is bbb, but aaa was expected"):
         expect_same("chat template", "aaa", "bbb", "ad-1")
+
+
+def test_a_split_tells_its_kinds_only_where_there_are_several() -> None:
+    split = SplitRecord(rows=1200, groups=3, sha256="0" * 64)
+    assert split.rows_in_words == "1,200"
+    assert split.model_copy(update={"kinds": {"sft": 1200}}).rows_in_words == "1,200"
+    both = split.model_copy(update={"kinds": {"sft": 1100, "text": 100}})
+    assert both.rows_in_words == "1,200 (1,100 sft, 100 text)"

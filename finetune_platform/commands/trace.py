@@ -53,9 +53,8 @@ def _add_dataset(tree: Tree, dataset: DatasetAppearance, served: Mapping[str, Se
     node = tree.add(Text.assemble((f"{dataset.task} curated_dataset ", "cyan"), dataset.dataset_id))
     for fate in dataset.fates:
         node.add(_fate(fate, "in"))
-    taught = any(fate.split == "train" for fate in dataset.fates)
     for run in dataset.training_runs:
-        _add_training(node, run, "learned from it" if taught else "did not learn from it", served)
+        _add_training(node, run, "learned from it" if dataset.taught(run) else "did not learn from it", served)
 
 
 def _add_training(tree: Tree, run: TrainingUse, told: str, served: Mapping[str, Sequence[Span]]) -> None:
@@ -92,4 +91,5 @@ def _fate(fate: Fate, accepted: str) -> Text:
     if fate.reason:
         return Text(f"rejected at {fate.stage}: {fate.reason}: {fate.detail}  {place}", "yellow")
     where = f"in {fate.split}" if fate.split else accepted
-    return Text(f"{where}  {fate.example_id}  {place}")
+    kind = "" if fate.kind == "sft" else f" ({fate.kind})"
+    return Text(f"{where}  {fate.example_id}{kind}  {place}")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from finetune_platform.database import Artifact, Database
 from finetune_platform.errors import BadInput
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import Record
+from finetune_platform.manifests import Record, TrainingManifest
 from finetune_platform.registry.artifacts import artifact_path, recorded
 from finetune_platform.registry.label_walk import LabelFound, labels_at, labels_of_interaction
 from finetune_platform.registry.promotions import PromotionRecord, history
-from finetune_platform.rows import SPLITS
+from finetune_platform.rows import SPLITS, Kind
 
 if TYPE_CHECKING:
     import daft
@@ -28,6 +28,7 @@ class Fate(Record):
     source_uri: str
     source_row: int
     example_id: str | None = None
+    kind: Kind | None = None
     split: str | None = None
     stage: str | None = None
     reason: str | None = None
@@ -51,7 +52,10 @@ class AdapterUse(Record):
 
 
 class TrainingUse(Record):
+    """`kinds` are those of the rows it read, and null where its files are gone."""
+
     training_id: str
+    kinds: list[Kind] | None = None
     adapters: list[AdapterUse]
 
     @property
@@ -64,12 +68,16 @@ class TrainingUse(Record):
 
 
 class DatasetAppearance(Record):
-    """A dataset that the row reached. Only the `train` split taught the adapters below something."""
+    """A dataset that the row reached. Only rows of `train`, of the kinds that a run read, taught it something."""
 
     task: str
     dataset_id: str
     fates: list[Fate]
     training_runs: list[TrainingUse]
+
+    def taught(self, run: TrainingUse) -> bool:
+        """Whether `run` has read the row, there or elsewhere in the dataset."""
+        return any(f.split == "train" and (run.kinds is None or f.kind in run.kinds) for f in self.fates)
 
 
 class Trace(Record):
@@ -165,21 +173,23 @@ def _dataset(
     fates += _refused(lake.dataframe(f"{folder}/rejected.parquet"), _any_of(places))
     if not fates:
         return None
-    runs = [_training(a, every, database) for a in _children(artifact, "trained_adapter", every)]
+    runs = [_training(a, every, lake, database) for a in _children(artifact, "trained_adapter", every)]
     return DatasetAppearance(task=artifact.task, dataset_id=artifact.artifact_id, fates=fates, training_runs=runs)
 
 
-def _training(training: Artifact, every: list[Artifact], database: Database) -> TrainingUse:
-    adapters = [_adapter(a, every, database) for a in _children(training, "registered_adapter", every)]
-    return TrainingUse(training_id=training.artifact_id, adapters=adapters)
+def _training(training: Artifact, every: list[Artifact], lake: Lake, database: Database) -> TrainingUse:
+    adapters = [_adapter(a, every, lake, database) for a in _children(training, "registered_adapter", every)]
+    path = artifact_path("trained_adapter", training.task, training.artifact_id)
+    kinds = lake.manifest(TrainingManifest, path).kinds if lake.is_published(path) else None
+    return TrainingUse(training_id=training.artifact_id, kinds=kinds, adapters=adapters)
 
 
-def _adapter(adapter: Artifact, every: list[Artifact], database: Database) -> AdapterUse:
+def _adapter(adapter: Artifact, every: list[Artifact], lake: Lake, database: Database) -> AdapterUse:
     heirs = _children(adapter, "trained_adapter", every, "warm_start")
     return AdapterUse(
         adapter_id=adapter.artifact_id,
         aliases=history(database, adapter.task, adapter.artifact_id),
-        heirs=[_training(heir, every, database) for heir in heirs],
+        heirs=[_training(heir, every, lake, database) for heir in heirs],
     )
 
 
@@ -190,7 +200,7 @@ def _children(parent: Artifact, asset: str, every: list[Artifact], named: str = 
 
 
 def _accepted(frame: "daft.DataFrame", wanted: "daft.Expression", split: str | None = None) -> list[Fate]:
-    columns = ("example_id", *PLACE_COLUMNS)
+    columns = ("example_id", "kind", *PLACE_COLUMNS)
     return [Fate(split=split, **row) for row in _rows(frame, wanted, columns)]
 
 

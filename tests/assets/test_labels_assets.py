@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dagster import DagsterInstance
 from drifting_traffic import log, questions
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from finetune_platform.labeling.answering import Annotation, annotate
 from finetune_platform.labeling.batches import Batch, newest_batch, read_batch
 from finetune_platform.lake import Lake
 from finetune_platform.notifications.outbox import newest
+from finetune_platform.rows import SPLITS
 from finetune_platform.serving.interactions import DAY, FeedbackEvent
 from finetune_platform.serving.stored_rows import stored, tables_of
 from finetune_platform.settings import Settings
@@ -124,9 +126,23 @@ def test_an_alarm_becomes_rows_of_the_next_dataset_and_can_be_walked_both_ways(
     assert "raw_examples" in status
 
 
-def test_rows_whose_answers_the_dataset_contradicts_are_hard(settings_env: Settings, path: Path) -> None:
-    run(path, "chain", "raw_examples", "curated_dataset")
+def test_rows_whose_answers_the_dataset_contradicts_are_hard(
+    settings_env: Settings, path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Answers that nobody wants and guides stand in the dataset too: neither is a known answer to compare with.
+    asked = [json.loads(line)["prompt"] for line in (path.parent / "data/tickets.jsonl").read_text().splitlines()]
+    unwanted = [{"prompt": prompt, "completion": "travel", "label": False} for prompt in asked]
+    guides = [{"text": f"How to close a {word} account."} for word in ("new", "old", "lost", "shared")]
+    written = yaml.safe_load(path.read_text())
+    for fmt, rows in (("unpaired_preference", unwanted), ("text", guides)):
+        (path.parent / f"{fmt}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        written["sources"].append({"uri": f"{fmt}.jsonl", "format": fmt})
+    path.write_text(yaml.safe_dump(written))
+    made = run(path, "chain", "raw_examples", "curated_dataset")
+    assert sum(made[f"rows/{split}/text"] for split in SPLITS if f"rows/{split}/text" in made) == 4
+    assert made["rows/train"] == 2 * made["rows/train/sft"] + made["rows/train/text"]
     batch = an_open_batch(settings_env, path, familiar=120)
+    assert f"answers are compared with those of {made['rows/train/sft']} training rows" in capfd.readouterr().err
     hard = [row.item for row in batch.rows if row.item.selection == "hard"]
     assert len(hard) == 8
     assert not [item for item in hard if str(item.messages[-1].content).startswith(("My card", "The transfer"))]

@@ -1,9 +1,9 @@
 """Which conversations each arm sends, and which training rows a prompt shows."""
 
-from recorded_chain import Chain, make_rows
+from recorded_chain import Chain, gold_of, make_rows
 
 from finetune_platform.evaluation.arms import baseline_arms
-from finetune_platform.evaluation.benchmarks import benchmark_rows, few_shot_rows, seen_in_training
+from finetune_platform.evaluation.benchmarks import benchmark_rows, commonest_answer, few_shot_rows, seen_in_training
 from finetune_platform.lake import Lake
 from finetune_platform.rows import Example, Message
 from finetune_platform.task import Benchmark, Task
@@ -49,6 +49,20 @@ def test_long_rows_are_not_shown(local_lake: Lake, chain: Chain) -> None:
         row.messages[0] = Message(role="user", content=f"Sentence {'and so on ' * 500}.")
     dataset = chain.publish_dataset("ds-long", rows, make_rows(100, 5))
     assert all(len(r.messages[0].content or "") < 100 for r in few_shot_rows(local_lake, dataset, 6))
+
+
+def test_rows_of_other_kinds_are_neither_asked_nor_shown_nor_counted(local_lake: Lake, chain: Chain) -> None:
+    row = make_rows(0, 1)[0]
+    others = [
+        row.model_copy(update={"kind": "preference", "rejected": Message(role="assistant", content="none")}),
+        row.model_copy(update={"kind": "unpaired_preference", "desirable": False}),
+        Example(kind="text", messages=[], text="Ada met Bo.", source_uri="a.txt", source_row=1),
+    ]
+    mixed = chain.publish_dataset("ds-mixed", [*make_rows(1, 2), *others * 9], [*make_rows(100, 5), *others])
+    assert len(benchmark_rows(local_lake, mixed, Benchmark(name="test"))) == 5
+    assert {r.kind for r in few_shot_rows(local_lake, mixed, 6)} == {"sft"}
+    assert commonest_answer(local_lake, mixed) in (gold_of(1), gold_of(2))
+    assert gold_of(0) not in (gold_of(1), gold_of(2))
 
 
 def test_a_smaller_benchmark_is_part_of_the_larger(chain: Chain) -> None:

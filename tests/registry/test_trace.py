@@ -1,10 +1,16 @@
 """From a row forward to the adapters it touched."""
 
-import pytest
-from made_chains import SOURCE, ChainFactory, example
+import io
 
+import pyarrow.parquet as pq
+import pytest
+from made_chains import SOURCE, ChainFactory, example, parquet
+from rich.console import Console
+
+from finetune_platform.commands.trace import render_trace
 from finetune_platform.errors import BadInput
 from finetune_platform.registry.trace import trace
+from finetune_platform.rows import EXAMPLE_SCHEMA, Example
 
 
 def test_a_trained_row_reaches_its_adapters(chains: ChainFactory, tracking_uri: str) -> None:
@@ -35,6 +41,29 @@ def test_a_row_reaches_the_adapters_that_began_at_one_that_learned_it(
     (run,) = dataset.training_runs
     assert [one.training_id for one in run.adapters[0].heirs] == ["tr-later"]
     assert [one.adapter_id for one in run.descendants] == [taught.artifact_id, "ad-heir"]
+
+
+def test_only_a_run_that_read_rows_of_its_kind_learned_from_a_row(local_chains: ChainFactory) -> None:
+    chain = local_chains()
+    guide = Example(kind="text", messages=[], text="Rome is a city.", source_uri="data/guide.md", source_row=1)
+    for place in (f"{chain.raw.path}/examples.parquet", f"{chain.dataset.path}/train.parquet"):
+        stored = pq.read_table(io.BytesIO(chain.lake.get(place))).to_pylist()
+        chain.lake.put(place, parquet([*stored, guide.record()], EXAMPLE_SCHEMA))
+    reader = chain.training.model_copy(update={"artifact_id": "tr-reader", "kinds": ["text"]})
+    local_chains.store("trained_adapter", reader, {})
+
+    for row, kind, learned, others in (
+        (guide, "text", "tr-reader", chain.training.artifact_id),
+        (example(2), "sft", chain.training.artifact_id, "tr-reader"),
+    ):
+        found = trace(row.example_id, chain.lake, chain.database)
+        (dataset,) = found.datasets
+        assert [(fate.split, fate.kind) for fate in dataset.fates] == [("train", kind)]
+        assert {run.training_id: dataset.taught(run) for run in dataset.training_runs} == {learned: True, others: False}
+        told = io.StringIO()
+        Console(file=told, width=120).print(render_trace(found))
+        assert f"{learned}  learned from it" in told.getvalue() and f"{others}  did not" in told.getvalue()
+        assert (f"{guide.example_id} (text)" in told.getvalue()) == (row is guide)
 
 
 def test_a_place_finds_the_same_row(local_chains: ChainFactory) -> None:

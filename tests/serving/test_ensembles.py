@@ -62,6 +62,8 @@ def put_dataset(task: str, splits: dict[str, Sequence[str]] = SPLITS) -> None:  
             asked = Message(role="user", content=TEXTS[task].format(shop))
             messages = [asked, Message(role="assistant", content=task)]
             rows.append(Example(messages=messages, source_uri="x", source_row=row).record())
+        # What a task learns from beside its conversations is no example of what people ask it.
+        rows.append(Example(kind="text", messages=[], text="A guide.", source_uri="y", source_row=1).record())
         table = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows), table)
         lake.put(f"{manifest.path}/{split}.parquet", table.getvalue())
