@@ -25,7 +25,10 @@ _GLOB_PARTS = re.compile(r"(\*\*/|\*|\?|\[[^\]]+\])")
 
 
 class Place(Protocol):
-    """What an entry of the task file says of where files are; `suffixes` are those that count in a folder."""
+    """What an entry of the task file says of where files are.
+
+    `suffixes` are those that count in a folder; where it `takes_empty_files`, whoever reads them sets them aside.
+    """
 
     @property
     def uri(self) -> str: ...
@@ -38,6 +41,9 @@ class Place(Protocol):
 
     @property
     def suffixes(self) -> tuple[str, ...]: ...
+
+    @property
+    def takes_empty_files(self) -> bool: ...
 
 
 class SourceFile(NamedTuple):
@@ -76,9 +82,7 @@ class ChunkStream(io.RawIOBase):
         return size
 
 
-def find_files(
-    source: Place, folder: Path, lake: Lake, cache_dir: Path, report: Report, *, empty_ones: bool = False
-) -> list[SourceFile]:
+def find_files(source: Place, folder: Path, lake: Lake, cache_dir: Path, report: Report) -> list[SourceFile]:
     """Every file of `source`, by name; none where an optional source has nothing.
 
     Args:
@@ -87,7 +91,6 @@ def find_files(
         lake: The installation's lake, for `lake:PATH`.
         cache_dir: Where packages are kept.
         report: Hears of downloads.
-        empty_ones: Empty files are no error; whoever reads them sets them aside.
 
     Raises:
         BadInput: A required source has no file (the message names the nearest one there is), or an empty one.
@@ -111,7 +114,7 @@ def find_files(
             f"{uri}: no such file, or a folder without {' or '.join(source.suffixes)} files{nearest(name, there)}",
             "correct the uri in the task file, put the file there, or set optional: true",
         )
-    if empty := [] if source.optional or empty_ones else [file.uri for file in files if not file.size]:
+    if empty := [file.uri for file in files if not (file.size or source.optional or source.takes_empty_files)]:
         raise BadInput(f"{empty[0]}: the file is empty", "put rows into it, or take it out of sources")
     return files
 

@@ -106,6 +106,11 @@ class Source(Strict):
             return (".csv",)
         return (*JSON_LINES, ".txt", ".md", ".markdown") if self.format == "text" else JSON_LINES
 
+    @property
+    def takes_empty_files(self) -> bool:
+        """Among documents an empty one is a row to set aside; an empty table of rows is a mistake."""
+        return self.format == "text"
+
     @model_validator(mode="after")
     def csv_needs_columns(self) -> "Source":
         if (self.format == "csv") != (self.columns is not None):

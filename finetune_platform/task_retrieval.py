@@ -43,6 +43,11 @@ class CorpusSource(Strict):
         """What files of a folder count."""
         return SUFFIXES[self.format]
 
+    @property
+    def takes_empty_files(self) -> bool:
+        """An empty document is set aside."""
+        return True
+
     @model_validator(mode="after")
     def fits_together(self) -> "CorpusSource":
         if self.uri.startswith("package://") and self.sha256 is None:

@@ -63,9 +63,7 @@ def collect(
 
 
 def _files(source: Source, task: Task, lake: Lake, cache_dir: Path, report: Report) -> list[SourceFile]:
-    # Among many documents an empty one is a row to set aside; an empty table of rows is a mistake.
-    empty_ones = source.format == "text"
-    files = find_files(source, task.folder, lake, cache_dir, report, empty_ones=empty_ones)
+    files = find_files(source, task.folder, lake, cache_dir, report)
     if not files:
         report(f"{source.uri}: nothing there, and it is optional")
     return files

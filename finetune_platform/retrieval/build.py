@@ -96,9 +96,7 @@ def _files(
     wanted: Retrieval, task: Task, lake: Lake, cache_dir: Path, report: Report
 ) -> list[tuple[CorpusSource, SourceFile]]:
     return [
-        (source, file)
-        for source in wanted.corpus
-        for file in find_files(source, task.folder, lake, cache_dir, report, empty_ones=True)
+        (source, file) for source in wanted.corpus for file in find_files(source, task.folder, lake, cache_dir, report)
     ]
 
 

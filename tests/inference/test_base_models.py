@@ -102,4 +102,5 @@ def test_the_system_prompt_is_added_unless_the_row_has_one() -> None:
 def test_tokens_are_counted_as_rendered(tiny_model: Path) -> None:
     chat: list[dict[str, object]] = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     tokenizer = load_tokenizer(tiny_model)
-    assert count_tokens(tiny_model, [chat, chat]) == [len(tokenizer.apply_chat_template(chat)["input_ids"])] * 2
+    rendered, plain = len(tokenizer.apply_chat_template(chat)["input_ids"]), len(tokenizer("hi ho").input_ids)
+    assert count_tokens(tiny_model, [chat, "hi ho", chat]) == [rendered, plain, rendered]

@@ -14,7 +14,7 @@ from finetune_platform.task_retrieval import CorpusSource
 
 def read(folder: Path, lake: Lake, **source: str) -> Corpus:
     wanted = CorpusSource.model_validate(source)
-    files = find_files(wanted, folder, lake, folder / "cache", print, empty_ones=True)
+    files = find_files(wanted, folder, lake, folder / "cache", print)
     return read_corpus([(wanted, file) for file in files])
 
 
