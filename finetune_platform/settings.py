@@ -139,6 +139,22 @@ class Settings(BaseSettings):
         return "://" not in self.lake_url or self.lake_url.startswith("file://")
 
 
+class Launched(BaseSettings):
+    """What torchrun and its like tell each of several processes that compute together; nothing where there is one.
+
+    Attributes:
+        rank: Of this process among all, from 0.
+        local_rank: Among those of this machine.
+        world_size: How many there are.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """This process's settings; `settings.cache_clear()` reads the environment again.

@@ -190,9 +190,10 @@ class Stage(Strict):
 
 
 class Training(Strict):
-    """How the adapter is trained: the stages in order."""
+    """How the adapter is trained: the stages in order, by how many `processes` together; `auto`: one for every GPU."""
 
     stages: list[Stage] = Field(default=[Stage()], min_length=1, max_length=1)
+    processes: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
 
 
 class EntityFormat(Strict):

@@ -17,11 +17,13 @@ from finetune_platform.errors import BadInput, FinetuneError, TransientError
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import AdapterManifest, DatasetManifest
 from finetune_platform.progress import Report
-from finetune_platform.settings import settings
+from finetune_platform.settings import Launched, settings
 from finetune_platform.task_file import load_task
-from finetune_platform.training.lifeline import StopRequest, exit_with_parent
+from finetune_platform.training.lifeline import StopRequest, end_by_signal, exit_with_parent
 from finetune_platform.training.loop import Stopped
+from finetune_platform.training.processes import Processes, joined
 from finetune_platform.training.run import run_training
+from finetune_platform.training.start_processes import processes_here, start_processes
 
 STOPPED_EXIT_CODE = 75
 """EX_TEMPFAIL: try the same again."""
@@ -31,14 +33,21 @@ Tell = Callable[[dict[str, Any]], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the command line, trains, and returns the exit code."""
-    options = _options(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options, launched = _options(arguments), Launched()
     stop = StopRequest().listen()
     if options.exit_with_parent:
         exit_with_parent()
-    if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
-        return _train(options, stop, _print, lambda message: _print(json.dumps(message)), {})
-    with open_dagster_pipes() as pipes:
-        return _train(options, stop, pipes.log.info, pipes.report_custom_message, {"dagster_run_id": pipes.run_id})
+    if launched.world_size == 1 and (count := _processes(options)) > 1:
+        return start_processes(count, arguments, stop)
+    with joined(launched) as processes:
+        if not processes.leads:
+            return _train(options, stop, _silent, _silent, {}, processes)
+        if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
+            return _train(options, stop, _print, lambda message: _print(json.dumps(message)), {}, processes)
+        with open_dagster_pipes() as pipes:
+            tags = {"dagster_run_id": pipes.run_id}
+            return _train(options, stop, pipes.log.info, pipes.report_custom_message, tags, processes)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -53,7 +62,21 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _train(options: argparse.Namespace, stop: StopRequest, report: Report, tell: Tell, tags: dict[str, str]) -> int:
+def _processes(options: argparse.Namespace) -> int:
+    try:
+        return processes_here(load_task(options.task_file).training.processes)
+    except FinetuneError:
+        return 1  # `_train` meets it again, where Dagster hears of it.
+
+
+def _train(
+    options: argparse.Namespace,
+    stop: StopRequest,
+    report: Report,
+    tell: Tell,
+    tags: dict[str, str],
+    processes: Processes,
+) -> int:
     try:
         place, task = settings(), load_task(options.task_file)
         lake = Lake(place.lake_url)
@@ -69,12 +92,13 @@ def _train(options: argparse.Namespace, stop: StopRequest, report: Report, tell:
             progress_every_s=options.progress_every,
             tags=tags,
             warm_start=_adapter(lake, task.name, options.warm_start),
+            processes=processes,
         )
     except Stopped:
         return STOPPED_EXIT_CODE
     except FinetuneError as error:
         tell({"error": _described(error)})
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{error}\n" if processes.leads else f"process {processes.rank}: {error}\n")
         return error.exit_code
     tell({"training_run_id": manifest.artifact_id})
     return 0
@@ -117,5 +141,12 @@ def _print(line: str) -> None:
     sys.stdout.flush()
 
 
+def _silent(message: object) -> None:
+    """The first process speaks for all."""
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code < 0:
+        end_by_signal(-code)
+    sys.exit(code)

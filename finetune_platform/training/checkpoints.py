@@ -16,7 +16,7 @@ from finetune_platform.training.divergence import recent_loss
 from finetune_platform.training.loop import StepLog
 from finetune_platform.training.model import restore_adapter, save_adapter
 from finetune_platform.training.optimizer import AdapterOptimizer
-from finetune_platform.training.random_state import random_state, restore_random_state
+from finetune_platform.training.random_state import restore_random_state
 
 STATE_FILE = "trainer_state.pt"
 LOG_FILE = "log.jsonl"
@@ -51,6 +51,7 @@ def save_checkpoint(
     model: Any,
     optimizer: AdapterOptimizer,
     log: Sequence[StepLog],
+    random_states: Sequence[dict[str, Any]],
     *,
     work_dir: Path,
     keep: int,
@@ -58,7 +59,7 @@ def save_checkpoint(
     """Publishes the state after `record.step` steps, then deletes older checkpoints.
 
     The newest `keep` stay, and the one before which the loss was lowest: where a run goes astray between two
-    checkpoints, the newest are the bad ones.
+    checkpoints, the newest are the bad ones. `random_states` are those of all processes, by rank.
 
     Raises:
         StorageFailed: A disk is full; the older checkpoints are still there.
@@ -72,7 +73,7 @@ def save_checkpoint(
             folder = Path(temporary)
             save_adapter(model, folder)
             with (folder / STATE_FILE).open("wb") as stream:
-                torch.save({"optimizer": optimizer.state(), "random": random_state()}, stream)
+                torch.save({"optimizer": optimizer.state(), "random": list(random_states)}, stream)
             (folder / LOG_FILE).write_text("".join(f"{entry.line()}\n" for entry in log))
             (folder / MANIFEST_NAME).write_text(record.model_dump_json(indent=2))
             lake.publish(folder, _path(run_path, record.step))
@@ -90,9 +91,20 @@ def complete_steps(lake: Lake, run_path: str) -> list[int]:
 
 
 def restore_checkpoint(
-    lake: Lake, run_path: str, step: int, model: Any, optimizer: AdapterOptimizer, device: str, *, work_dir: Path
+    lake: Lake,
+    run_path: str,
+    step: int,
+    model: Any,
+    optimizer: AdapterOptimizer,
+    device: str,
+    *,
+    work_dir: Path,
+    rank: int = 0,
 ) -> Restored:
-    """Puts the state after `step` steps into model, optimizer and random number generators."""
+    """Puts the state after `step` steps into model, optimizer and the random number generators of process `rank`.
+
+    Where there were fewer processes before, those that are new keep the generators that they have.
+    """
     import torch
 
     with disk_failures(work_dir):
@@ -102,7 +114,8 @@ def restore_checkpoint(
             restore_adapter(model, folder)
             state = torch.load(folder / STATE_FILE, map_location=device, weights_only=True)
             optimizer.restore(state["optimizer"])
-            restore_random_state(state["random"])
+            if rank < len(state["random"]):
+                restore_random_state(state["random"][rank])
             log = [StepLog.from_line(line) for line in (folder / LOG_FILE).read_text().splitlines()]
             record = CheckpointRecord.model_validate_json((folder / MANIFEST_NAME).read_text())
     return Restored(step, log, record.resumed_from_steps)

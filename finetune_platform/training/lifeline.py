@@ -35,6 +35,13 @@ def exit_with_parent() -> None:
     threading.Thread(target=_end_with_input, name="lifeline", daemon=True).start()
 
 
+def end_by_signal(number: int) -> None:
+    """Ends this process as another that was ended by a signal: whoever waits for it then knows as much."""
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 def _end_with_input() -> None:
     # Unbuffered: a thread that holds the lock of `sys.stdin` aborts the interpreter when it shuts down.
     while os.read(STANDARD_INPUT, 4096):

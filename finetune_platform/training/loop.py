@@ -14,6 +14,7 @@ from finetune_platform.training.batches import Step, split_by_tokens
 from finetune_platform.training.engine import Engine
 from finetune_platform.training.loss import mean_loss, supervised_loss
 from finetune_platform.training.optimizer import AdapterOptimizer
+from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.random_state import random_state, restore_random_state
 from finetune_platform.training.rows import TrainRow
 
@@ -74,8 +75,9 @@ def train_steps(
     engine: Engine,
     start: int = 0,
     stop: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
 ) -> Iterator[StepLog]:
-    """Trains from step `start` on; yields after every step.
+    """Trains from step `start` on; yields after every step, the same at every process.
 
     Args:
         model: A PEFT model; its trainable weights are the optimizer's.
@@ -90,24 +92,28 @@ def train_steps(
         engine: Makes the tensors of a batch.
         start: Steps done before.
         stop: Asked before every forward pass.
+        processes: That share the work.
 
     Raises:
-        Stopped: `stop` said so; the step under way is undone.
+        Stopped: `stop` said so, at this process or another; the step under way is undone.
         PermanentError: A loss or gradient is not finite; nothing has moved in that step.
     """
     shapes = engine.shapes(validation)
     order = sorted(range(len(validation)), key=lambda i: (shapes[i].family, shapes[i].tokens))
-    validation_batches = split_by_tokens(order, shapes, tokens_per_forward)
+    validation_batches = split_by_tokens(order, shapes, tokens_per_forward)[processes.rank :: processes.size]
+    inputs = [max(row.inputs, 1) for row in rows]
     model.train()
     for number in range(start, len(plan)):
         step, began = plan[number], time.perf_counter()
-        loss = _gradient(model, optimizer, rows, step, engine, number, stop)
+        mine = processes.share(step.batches, inputs)
+        loss = _gradient(model, optimizer, rows, step, mine, engine, number, stop, processes)
         norm = optimizer.step(rates[number], max_grad_norm) if math.isfinite(loss) else math.nan
         if not math.isfinite(norm):
             raise _not_finite(number + 1, loss, norm, rates[number])
         seconds = time.perf_counter() - began
         tokens = sum(len(rows[i].input_ids) for batch in step.batches for i in batch)
         measure = validation and ((number + 1) % eval_steps == 0 or number + 1 == len(plan))
+        measured = mean_loss(model, validation, validation_batches, engine) if measure else None
         yield StepLog(
             step=number + 1,
             epoch=round(step.epoch, 4),
@@ -119,7 +125,7 @@ def train_steps(
             seconds=round(seconds, 4),
             rows_per_second=round(step.rows / seconds, 2),
             tokens_per_second=round(tokens / seconds, 1),
-            validation_loss=mean_loss(model, validation, validation_batches, engine) if measure else None,
+            validation_loss=None if measured is None else processes.sums(measured)[0],
         )
 
 
@@ -128,22 +134,29 @@ def _gradient(
     optimizer: AdapterOptimizer,
     rows: Sequence[TrainRow],
     step: Step,
+    mine: Sequence[Sequence[int]],
     engine: Engine,
     steps_done: int,
     stop: Callable[[], bool],
+    processes: Processes,
 ) -> float:
     """Leaves the gradient of the step's mean loss in the parameters; returns that loss."""
     before = random_state()
     total_weight = sum(sum(rows[i].weights) for batch in step.batches for i in batch)
-    loss = 0.0
-    for batch in step.batches:
-        if stop():
-            optimizer.drop_gradients()
-            restore_random_state(before)
-            raise Stopped(steps_done)
+    loss, asked = 0.0, False
+    for batch in mine:
+        if asked := stop():
+            break
         part = supervised_loss(model, engine.batch([rows[i] for i in batch])) / total_weight
         part.backward()
         loss += part.item()
+    # Here and nowhere else: one that left earlier would leave the others waiting for its sums.
+    loss, stopped = processes.sums(loss, asked)
+    if stopped:
+        optimizer.drop_gradients()
+        restore_random_state(before)
+        raise Stopped(steps_done)
+    processes.add_gradients(optimizer.parameters)
     return loss
 
 

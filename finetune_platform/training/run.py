@@ -7,13 +7,14 @@ whole checkpoint. Preparing belongs in `prepare.py`, the process around a run in
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from finetune_platform.identity import content_id
 from finetune_platform.inference.base_models import ResolvedModel, resolve_base_model
+from finetune_platform.inference.precision import choose_precision
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import MANIFEST_NAME, AdapterManifest, DatasetManifest, TrainingManifest
 from finetune_platform.progress import Report, Ticker
@@ -34,10 +35,11 @@ from finetune_platform.training.curve import loss_curve
 from finetune_platform.training.divergence import LossWatch
 from finetune_platform.training.golden import golden_answers
 from finetune_platform.training.loop import StepLog, Stopped, train_steps
-from finetune_platform.training.model import save_adapter, trainable
+from finetune_platform.training.model import save_adapter, trainable, training_device
 from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
 from finetune_platform.training.prepare import Prepared, prepare
-from finetune_platform.training.random_state import seed_everything
+from finetune_platform.training.processes import ALONE, Processes
+from finetune_platform.training.random_state import random_state, seed_everything
 from finetune_platform.training.replay import earlier_rows
 from finetune_platform.training.tracking import TrackedRun, Tracking, start_tracking
 from finetune_platform.training.warm_start import begin_at, expect_same_base, stage_of
@@ -82,6 +84,7 @@ def run_training(
     progress_every_s: float = 2.0,
     tags: Mapping[str, str] | None = None,
     warm_start: AdapterManifest | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingManifest:
     """Trains the task's adapter on a dataset and publishes it.
 
@@ -99,6 +102,7 @@ def run_training(
         tags: Further MLflow tags, such as the Dagster run.
         warm_start: A registered adapter at whose weights training begins, by `retraining.warm_start`; None: at
             fresh ones, with all rows.
+        processes: That train together and all make this call; the first one writes, tracks and publishes.
 
     Returns:
         The run's manifest: a new one, or that of the finished run with this id.
@@ -122,27 +126,36 @@ def run_training(
     if warm_start is not None:
         expect_same_base(warm_start, base)
         earlier = earlier_rows(warm_start, options.replay_share, lake)
-    own_work = work_dir / run_id
+    own_work = work_dir / (run_id if processes.leads else f"{run_id}-{processes.rank}")
     shutil.rmtree(own_work, ignore_errors=True)  # What a killed process of this run left.
     tracked = _tracked_run(task, dataset, base, stage, run_id, tags or {})
     begun_at = max(complete_steps(lake, path), default=0)
-    with attempt(lake, path, begun_at) as reach, _tracked(tracking_uri, lake, tracked, report) as opening:
-        prepared = prepare(lake, dataset, base, stage, task.system_prompt, own_work, report, earlier=earlier)
+    with (
+        attempt(lake, path, begun_at) if processes.leads else nullcontext(lambda step: None) as reach,
+        _tracked(tracking_uri, lake, tracked, report) if processes.leads else nullcontext() as opening,
+    ):
+        # What a measurement decides, the first decides for all.
+        dtype = processes.gather(choose_precision(stage.dtype, training_device()).dtype)[0]
+        agreed = stage if processes.size == 1 else stage.model_copy(update={"dtype": dtype})
+        prepared = prepare(lake, dataset, base, agreed, task.system_prompt, own_work, report, earlier=earlier)
         if warm_start is not None:
             begin_at(prepared.model, warm_start, stage, lake, own_work / "warm_start", report)
-        tracking = opening.result()
+        tracking = opening.result() if opening else None
 
         def told(entry: StepLog) -> None:
             reach(entry.step)
-            tracking.log_step(entry)
+            if tracking:
+                tracking.log_step(entry)
             on_metrics(entry)
 
-        restored = _train(prepared, stage, lake, path, own_work, report, told, stop, progress_every_s)
-        manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins_at)
-        _publish(lake, manifest, prepared, restored.log, own_work, tracking)
+        restored = _train(prepared, stage, lake, path, own_work, report, told, stop, progress_every_s, processes)
+        if tracking:
+            manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins_at)
+            _publish(lake, manifest, prepared, restored.log, own_work, tracking)
+            report(f"training: {run_id} is published: final loss {manifest.final_loss:.4f}")
+        processes.wait()
     shutil.rmtree(own_work, ignore_errors=True)
-    report(f"training: {run_id} is published: final loss {manifest.final_loss:.4f}")
-    return manifest
+    return lake.manifest(TrainingManifest, path)
 
 
 def _train(
@@ -155,15 +168,18 @@ def _train(
     told: Callable[[StepLog], None],
     stop: Callable[[], bool],
     progress_every_s: float,
+    processes: Processes,
 ) -> Restored:
     """All steps that are still to do, with their checkpoints; returns where that led."""
     model, device, data = prepared.model, prepared.device, prepared.data
     optimizer = AdapterOptimizer(trainable(model), stage.weight_decay)
-    seed_everything(stage.seed)
+    seed_everything(stage.seed + processes.rank)  # Else all would drop out the same.
     log: list[StepLog] = []
     resumed_from: list[int] = []
     if saved := complete_steps(lake, path):
-        restored = restore_checkpoint(lake, path, saved[-1], model, optimizer, device, work_dir=work_dir)
+        restored = restore_checkpoint(
+            lake, path, saved[-1], model, optimizer, device, work_dir=work_dir, rank=processes.rank
+        )
         log, resumed_from = restored.log, [*restored.resumed_from_steps, restored.step]
         report(f"training: goes on after step {restored.step} of {len(data.plan)}")
     start, saved_at, rows_done, watch = len(log), len(log), 0, LossWatch()
@@ -172,8 +188,10 @@ def _train(
 
     def save(step: int) -> None:
         record = CheckpointRecord(training_run=path.rpartition("/")[2], step=step, resumed_from_steps=resumed_from)
-        keep = stage.save_total_limit
-        save_checkpoint(lake, path, record, model, optimizer, log, work_dir=work_dir, keep=keep)
+        states, keep = processes.gather(random_state()), stage.save_total_limit
+        if processes.leads:
+            save_checkpoint(lake, path, record, model, optimizer, log, states, work_dir=work_dir, keep=keep)
+        processes.wait()
 
     rates = learning_rates(len(data.plan), stage.learning_rate, stage.lr_scheduler_type, stage.warmup_ratio)
     ticker = Ticker(report, "training", len(data.plan), "steps", rate_unit="rows", every_s=progress_every_s)
@@ -190,6 +208,7 @@ def _train(
         engine=prepared.data.engine,
         start=start,
         stop=stop,
+        processes=processes,
     )
     try:
         for entry in steps:

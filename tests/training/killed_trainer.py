@@ -11,8 +11,9 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from company import PRELOADED
+
 Place = Literal["step", "write", "upload", "before manifest", "after manifest", "clean up", "result"]
-PRELOADED = ["mlflow", "torch", "transformers", "peft", "finetune_platform.training.__main__"]
 
 
 class Point(NamedTuple):
@@ -64,6 +65,8 @@ def _train(point: Point | None, arguments: list[str], environment: dict[str, str
 
 def _arm(point: Point) -> None:
     """Puts the trap into the code on the way to the point."""
+    import torch
+
     from finetune_platform.lake import Lake
     from finetune_platform.training import checkpoints, run
 
@@ -71,7 +74,7 @@ def _arm(point: Point) -> None:
     if point.place == "step":
         _before(run.LossWatch, "see", lambda watch, loss: watch._seen == point.step - 1)
     elif point.place == "write":
-        _before(checkpoints, "random_state", _at_call(point.step, run))
+        _before(torch, "save", _at_call(point.step, run))
     elif point.place in ("upload", "result"):
         calls: list[str] = []
 
@@ -99,7 +102,7 @@ def _at_call(step: int, run: Any) -> Callable[..., bool]:
         seen.append(watch._seen)
 
     run.LossWatch.see = see
-    return lambda: bool(seen) and seen[-1] == step
+    return lambda *_, **__: bool(seen) and seen[-1] == step
 
 
 def _before(owner: Any, name: str, here: Callable[..., bool]) -> None:

@@ -20,7 +20,8 @@ from finetune_platform.training.engine import Engine
 from finetune_platform.training.loop import Stopped, train_steps
 from finetune_platform.training.model import load_for_training, trainable
 from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
-from finetune_platform.training.random_state import seed_everything
+from finetune_platform.training.processes import ALONE
+from finetune_platform.training.random_state import random_state, seed_everything
 from finetune_platform.training.rows import tokenise
 
 PATH = "ticket_topics/training_runs/tr-1"
@@ -30,8 +31,8 @@ ENGINE = Engine(True, "", 2, "cpu")
 class Run:
     """A few steps on the tiny model, with dropout so that the random states matter."""
 
-    def __init__(self, tiny_model, dtype="float32", rate=0.01):
-        lora = Lora(r=4, lora_dropout=0.2)
+    def __init__(self, tiny_model, dtype="float32", rate=0.01, dropout=0.2):
+        lora = Lora(r=4, lora_dropout=dropout)
         self.model, _ = load_for_training(tiny_model, "tiny", lora, dtype=dtype, device="cpu", seed=0)
         self.optimizer = AdapterOptimizer(trainable(self.model), 0.01)
         self.rows = tokenise(examples(20), load_tokenizer(tiny_model), "Name the topic.", 200)
@@ -47,7 +48,7 @@ class Run:
         self.log = []
         seed_everything(0)
 
-    def train(self, until=None, stop=lambda: False):
+    def train(self, until=None, stop=lambda: False, processes=ALONE):
         steps = train_steps(
             self.model,
             self.optimizer,
@@ -61,6 +62,7 @@ class Run:
             engine=ENGINE,
             start=len(self.log),
             stop=stop,
+            processes=processes,
         )
         for entry in steps:
             self.log.append(entry)
@@ -70,7 +72,9 @@ class Run:
 
     def save(self, lake, tmp_path, keep=2):
         record = CheckpointRecord(training_run="tr-1", step=len(self.log), resumed_from_steps=[])
-        save_checkpoint(lake, PATH, record, self.model, self.optimizer, self.log, work_dir=tmp_path / "work", keep=keep)
+        states = [random_state()]
+        places = {"work_dir": tmp_path / "work", "keep": keep}
+        save_checkpoint(lake, PATH, record, self.model, self.optimizer, self.log, states, **places)
 
     def restore(self, lake, tmp_path, step):
         restored = restore_checkpoint(lake, PATH, step, self.model, self.optimizer, "cpu", work_dir=tmp_path / "work")

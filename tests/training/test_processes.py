@@ -1,0 +1,139 @@
+"""Several processes compute what one would have: the same gradient, the same curve, and they stop together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from company import Company
+from hypothesis import given
+from hypothesis import strategies as st
+from test_checkpoints import Run
+from test_killed import KEYS, PLACES, curve
+
+from finetune_platform.lake import Lake
+from finetune_platform.settings import Launched
+from finetune_platform.training.__main__ import main
+from finetune_platform.training.checkpoints import complete_steps
+from finetune_platform.training.processes import ALONE, Processes, joined
+
+PASSES = st.lists(st.lists(st.integers(1, 500), min_size=1, max_size=9), min_size=1, max_size=5)
+
+
+@given(PASSES, st.integers(1, 5))
+def test_every_row_is_computed_once_and_the_work_is_even(passes, count):
+    tokens = [length for batch in passes for length in batch]
+    numbers = iter(range(len(tokens)))
+    batches = [tuple(next(numbers) for _ in batch) for batch in passes]
+    shares = [Processes(rank, count).share(batches, tokens) for rank in range(count)]
+    assert sorted(row for share in shares for batch in share for row in batch) == list(range(len(tokens)))
+    for share in shares:
+        assert all(any(set(part) <= set(batch) for batch in batches) for part in share)
+        assert sum(tokens[row] for part in share for row in part) <= sum(tokens) / count + max(tokens)
+    assert ALONE.share(batches, tokens) == batches
+
+
+def losses(log):
+    return [loss for _, *entry, validation in log for loss in (entry[0], validation) if loss is not None]
+
+
+def gradients_of(tiny_model, processes):
+    """Each step's gradient, and the curve; without dropout, which differs from process to process."""
+    run = Run(tiny_model, dropout=0.0)
+    seen, move = [], run.optimizer.step
+
+    def step(rate, norm):
+        seen.append(torch.cat([p.grad.flatten().clone() for p in run.optimizer.parameters]))
+        return move(rate, norm)
+
+    run.optimizer.step = step
+    run.train(processes=processes)
+    return torch.stack(seen), run.curve
+
+
+def train_joined(tiny_model, folder):
+    with joined(Launched()) as processes:
+        gradients, log = gradients_of(tiny_model, processes)
+        torch.save((gradients, log, processes), folder / f"{processes.rank}.pt")
+
+
+def test_two_processes_have_the_gradient_of_one(tiny_model, tmp_path):
+    assert Company(2, train_joined, tiny_model, tmp_path).codes() == [0, 0]
+    alone, log = gradients_of(tiny_model, ALONE)
+    for rank in (0, 1):
+        theirs, their_log, processes = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        assert processes == (rank, 2)
+        assert (theirs[0] - alone[0]).norm() / alone[0].norm() < 1e-5
+        assert (theirs - alone).norm() / alone.norm() < 1e-4  # the weights have gone their own ways by a rounding
+        assert losses(their_log) == pytest.approx(losses(log), rel=1e-5)
+
+
+@pytest.fixture
+def arguments(settings_env, publish_dataset, make_task):
+    """The trainer's command line for a published dataset, and its environment."""
+    publish_dataset(Lake(settings_env.lake_url))
+    environment = {name: os.environ[name] for name in (*PLACES, *KEYS, "LAKE_URL") if name in os.environ}
+
+    def make(**options):
+        task = make_task(num_train_epochs=6, save_steps=5, eval_steps=12, **options)
+        return ["--task-file", str(task.path), "--dataset", "ds-000000000001", "--progress-every", "0"]
+
+    make.environment = environment
+    return make
+
+
+def train(arguments):
+    raise SystemExit(main(arguments))
+
+
+def step_reached(lake, step):
+    """Waits until a checkpoint tells of a step; returns the run's folder."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        runs = {o.path.split("/checkpoints/")[0] for o in lake.list("ticket_topics/training_runs")}
+        for path in runs:
+            if max(complete_steps(lake, path), default=0) >= step:
+                return path
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
+
+
+def same_curve_as_alone(arguments, lake, tmp_path):
+    together = curve(lake)
+    whole = Lake(str(tmp_path / "alone"))
+    for found in lake.list("ticket_topics/datasets"):
+        whole.put(found.path, lake.get(found.path))
+    environment = {**arguments.environment, "LAKE_URL": whole.url}
+    assert Company(1, train, arguments(), environment=environment).codes() == [0]
+    assert len(together) == 48
+    assert losses(together) == pytest.approx(losses(curve(whole)), rel=1e-4)
+
+
+def test_a_stop_at_any_process_stops_all_at_a_checkpoint_from_which_they_go_on(arguments, settings_env, tmp_path):
+    lake = Lake(settings_env.lake_url)
+    company = Company(2, train, arguments(), environment=arguments.environment)
+    path = step_reached(lake, 5)
+    os.kill(company.processes[1].pid, signal.SIGTERM)
+    assert company.codes() == [75, 75]
+    assert max(complete_steps(lake, path)) < 48
+    assert Company(2, train, arguments(), environment=arguments.environment).codes() == [0, 0]
+    same_curve_as_alone(arguments, lake, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_command_starts_its_processes_itself_and_torchrun_does_as_well(arguments, settings_env, tmp_path):
+    lake = Lake(settings_env.lake_url)
+    path = arguments()[1]
+    Path(path).write_text(Path(path).read_text().replace("training:\n", "training:\n  processes: 2\n"))
+    options = ["--task-file", path, "--dataset", "ds-000000000001"]
+    trainer = subprocess.Popen([sys.executable, "-m", "finetune_platform.training", *options], start_new_session=True)
+    step_reached(lake, 5)
+    os.killpg(trainer.pid, signal.SIGTERM)
+    assert trainer.wait(60) == 75
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    subprocess.run([*torchrun, "finetune_platform.training", *options], check=True, timeout=200)
+    same_curve_as_alone(arguments, lake, tmp_path)
