@@ -21,7 +21,7 @@ from finetune_platform.assets.interactions import (
 from finetune_platform.assets.retrieval_index import retrieval_index, retrieval_job, retrieval_schedule
 from finetune_platform.assets.review_batch import review_batch
 from finetune_platform.resources.artifact_io import ArtifactIOManager
-from finetune_platform.resources.local_launcher import LocalLauncher
+from finetune_platform.resources.launcher import Launcher, place_of
 from finetune_platform.resources.storage import DatabaseResource, LakeResource
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.sensors.base_model_update import base_model_sensor
@@ -49,7 +49,7 @@ def build_resources(place: Settings) -> dict[str, Any]:
             cache_dir=str(place.cache_dir),
             work_dir=str(place.finetune_home / "work"),
         ),
-        "launcher": LocalLauncher(),
+        "launcher": Launcher(place=place.launcher),
         "io_manager": ArtifactIOManager(lake=lake, database=database),
     }
 
@@ -62,10 +62,13 @@ def build_defs(tasks: Sequence[Task] | None = None, resources: Mapping[str, Any]
         resources: Override those of the environment's settings, by key.
 
     Raises:
-        BadInput: A task file is wrong: the location does not load, rather than silently without that task.
+        BadInput: A task file is wrong, or does not say what its place of training needs: the location does not load,
+            rather than silently without that task.
     """
     place = settings()
     found = find_tasks(place.tasks_dir) if tasks is None else list(tasks)
+    for task in found:
+        place_of(task, place.launcher)
     per_task = [definitions for task in found for definitions in (_chain_of(task), _loop_of(task))]
     per_task += [_retrieval_of(task) for task in found if task.retrieval is not None]
     elsewhere = [(task, task.labeling.label_studio) for task in found]

@@ -5,13 +5,13 @@ Nothing else reads `os.environ`. What a user decides about one task stands in it
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from finetune_platform.errors import BadInput
+from finetune_platform.task_launcher import Place
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -24,7 +24,7 @@ class Settings(BaseSettings):
         lake_url: Files and tables: a folder, `file://…`, `s3://bucket/prefix`, `gs://…`, `az://…`.
         database_url: Small mutable state: `sqlite:///…` or `postgresql://…`.
         tasks_dir: Folder of task files.
-        launcher: Where training runs.
+        launcher: Where training runs, unless a task says otherwise.
         mlflow_tracking_uri: MLflow's store; default: beside `database_url`.
         dagster_home: Dagster's own state.
         cache_dir: Downloads and local copies of models; safe to delete.
@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     lake_url: str = ""
     database_url: str = ""
     tasks_dir: Path = Path("tasks")
-    launcher: Literal["local"] = "local"
+    launcher: Place = "local"
     mlflow_tracking_uri: str = ""
     dagster_home: Path = Field(default=Path())
     cache_dir: Path = Field(default=Path(), validation_alias="FINETUNE_CACHE_DIR")

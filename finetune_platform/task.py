@@ -1,10 +1,10 @@
 """The task file: one strict pydantic model with everything a user decides about one task.
 
 Defaults stand here (those of serving in `task_serving.py`, of retrieval in `task_retrieval.py`, of drift in
-`task_drift.py`, of the judge in `task_judge.py`, of labels and retraining in `task_labeling.py`, of notifications in
-`task_notifications.py`) and nowhere else. Reading YAML and telling a user where it is wrong belongs in `task_file.py`;
-what a decision leads to belongs to the library package that acts on it. Training options carry PEFT's and TRL's names,
-chat fields OpenAI's.
+`task_drift.py`, of the judge in `task_judge.py`, of labels and retraining in `task_labeling.py`, of places to train in
+`task_launcher.py`, of notifications in `task_notifications.py`) and nowhere else. Reading YAML and telling a user where
+it is wrong belongs in `task_file.py`; what a decision leads to belongs to the library package that acts on it. Training
+options carry PEFT's and TRL's names, chat fields OpenAI's.
 """
 
 import re
@@ -19,6 +19,7 @@ from finetune_platform.strict import Cron, Strict, checked_regex, nearest
 from finetune_platform.task_drift import Drift
 from finetune_platform.task_judge import Judge
 from finetune_platform.task_labeling import Labeling, Retraining
+from finetune_platform.task_launcher import Launcher
 from finetune_platform.task_notifications import Notifications
 from finetune_platform.task_retrieval import Retrieval
 from finetune_platform.task_serving import Rollout, Serving
@@ -323,6 +324,7 @@ class Task(Strict):
     sources: list[Source] = Field(min_length=1)
     curation: Curation = Curation()
     training: Training = Training()
+    launcher: Launcher = Launcher()
     evaluation: Evaluation = Evaluation()
     serving: Serving = Serving()
     rollout: Rollout = Rollout()

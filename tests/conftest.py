@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import psutil
 import pytest
 import yaml
+from aws_server import AwsServer, start_aws
 from s3_server import BUCKET, S3Server, start_s3
 from tiny_llama import CACHE, save_tiny_llama
 
@@ -47,6 +48,22 @@ def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return f"s3://{BUCKET}/test-{next(_fresh)}"
+
+
+@pytest.fixture(scope="session")
+def aws_server(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsServer]:
+    """moto's server, its machines processes of this one."""
+    server = start_aws(tmp_path_factory.mktemp("aws"), s3_server)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def aws(aws_server: AwsServer, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> AwsServer:
+    """The environment leads SageMaker's, ECS's and Bedrock's clients to moto, S3's to the lake's server."""
+    for name, value in aws_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return aws_server
 
 
 @pytest.fixture

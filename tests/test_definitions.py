@@ -28,6 +28,7 @@ HEAVY = (
     "matplotlib",
     "scipy",
     "apprise",
+    "boto3",
 )
 
 

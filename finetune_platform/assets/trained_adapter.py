@@ -1,7 +1,6 @@
-"""`trained_adapter`: the training job, in a process group of its own, its progress streamed back."""
+"""`trained_adapter`: the training job, wherever the task's launcher runs it, its progress streamed back."""
 
 import json
-import sys
 from typing import Any
 
 from dagster import (
@@ -22,7 +21,8 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import DatasetManifest, TrainingManifest
 from finetune_platform.registry.making import note_making
 from finetune_platform.resources.failures import user_failures
-from finetune_platform.resources.local_launcher import LocalLauncher
+from finetune_platform.resources.launcher import Launcher
+from finetune_platform.resources.training_job import TrainingJob
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.task import Task
 from finetune_platform.training import TRAINING_VERSION
@@ -49,25 +49,15 @@ def trained_adapter(task: Task) -> AssetsDefinition:
         context: AssetExecutionContext,
         lake: ResourceParam[Lake],
         database: ResourceParam[Database],
-        launcher: LocalLauncher,
+        launcher: Launcher,
         workbench: Workbench,
         dataset: DatasetManifest,
     ) -> MaterializeResult[TrainingManifest]:
-        command = [sys.executable, "-m", "finetune_platform.training", "--dataset", dataset.artifact_id]
         champion = database.current(task.name, "champion")
-        if task.retraining.warm_start and champion is not None:
-            command += ["--warm-start", champion]
+        warm_start = champion if task.retraining.warm_start else None
+        job = TrainingJob(task, dataset, warm_start, lake, workbench.tracking, workbench.cache_dir)
         with user_failures():
-            result = launcher.launch(
-                context,
-                [*command, "--task-file", str(task.path)],
-                {
-                    "LAKE_URL": lake.url,
-                    "MLFLOW_TRACKING_URI": workbench.tracking,
-                    "FINETUNE_CACHE_DIR": workbench.cache_dir,
-                },
-            )
-            path = TrainingManifest.path_of(task.name, result["training_run_id"])
+            path = TrainingManifest.path_of(task.name, launcher.train(context, job))
             training = lake.manifest(TrainingManifest, path)
         note_making(database, task, "trained_adapter", training, TRAINING_VERSION, [dataset])
         return MaterializeResult(

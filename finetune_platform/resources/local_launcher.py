@@ -6,6 +6,7 @@ by the command; other places to launch get files of their own.
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from subprocess import PIPE, Popen
@@ -22,6 +23,7 @@ from dagster import (
 
 from finetune_platform.errors import PermanentError, TransientError
 from finetune_platform.resources.failures import failure
+from finetune_platform.resources.training_job import TrainingJob
 
 STOPPED_EXIT_CODE = 75
 """The trainer saved a checkpoint because somebody asked it to stop."""
@@ -39,6 +41,12 @@ class LocalLauncher(ConfigurableResource["LocalLauncher"]):
     """
 
     terminate_grace_s: float = 10.0
+
+    def train(self, context: AssetExecutionContext, job: TrainingJob) -> str:
+        """Trains, and returns the training run's id; see `launch`."""
+        command = [sys.executable, "-m", "finetune_platform.training", *job.arguments(str(job.task.path))]
+        env = {"LAKE_URL": job.lake.url, "MLFLOW_TRACKING_URI": job.tracking_uri, "FINETUNE_CACHE_DIR": job.cache_dir}
+        return str(self.launch(context, command, env)[RESULT_KEY])
 
     def launch(self, context: AssetExecutionContext, command: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:
         """Runs `command --exit-with-parent` to its end; its log lines arrive in the Dagster log as they come.

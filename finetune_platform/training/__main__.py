@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
@@ -18,7 +19,9 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import AdapterManifest, DatasetManifest
 from finetune_platform.progress import Report
 from finetune_platform.settings import Launched, settings
+from finetune_platform.task import Task
 from finetune_platform.task_file import load_task
+from finetune_platform.training.lake_pipes import lake_pipes
 from finetune_platform.training.lifeline import StopRequest, end_by_signal, exit_with_parent
 from finetune_platform.training.loop import Stopped
 from finetune_platform.training.processes import Processes, joined
@@ -45,14 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _train(options, stop, _silent, _silent, {}, processes)
         if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
             return _train(options, stop, _print, lambda message: _print(json.dumps(message)), {}, processes)
-        with open_dagster_pipes() as pipes:
+        with open_dagster_pipes(**lake_pipes()) as pipes:
             tags = {"dagster_run_id": pipes.run_id}
             return _train(options, stop, pipes.log.info, pipes.report_custom_message, tags, processes)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m finetune_platform.training", description="Trains one adapter.")
-    parser.add_argument("--task-file", type=Path, required=True)
+    parser.add_argument("--task-file", required=True, metavar="FILE", help="a path, or lake:PATH inside LAKE_URL")
     parser.add_argument("--dataset", required=True, metavar="ID", help="a curated dataset in the lake: ds-…")
     parser.add_argument("--warm-start", metavar="ID", help="begin at the weights of a registered adapter: ad-…")
     parser.add_argument("--progress-every", type=float, default=2.0, metavar="SECONDS")
@@ -64,7 +67,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _processes(options: argparse.Namespace) -> int:
     try:
-        return processes_here(load_task(options.task_file).training.processes)
+        return processes_here(_task(options.task_file, Lake(settings().lake_url)).training.processes)
     except FinetuneError:
         return 1  # `_train` meets it again, where Dagster hears of it.
 
@@ -78,8 +81,9 @@ def _train(
     processes: Processes,
 ) -> int:
     try:
-        place, task = settings(), load_task(options.task_file)
+        place = settings()
         lake = Lake(place.lake_url)
+        task = _task(options.task_file, lake)
         manifest = run_training(
             task,
             _dataset(lake, task.name, options.dataset),
@@ -102,6 +106,19 @@ def _train(
         return error.exit_code
     tell({"training_run_id": manifest.artifact_id})
     return 0
+
+
+def _task(file: str, lake: Lake) -> Task:
+    if not file.startswith("lake:"):
+        return load_task(Path(file))
+    path = file.removeprefix("lake:")
+    try:
+        content = lake.get(path)
+    except FileNotFoundError as error:
+        raise BadInput(f"--task-file {file}: nothing is at {lake.url_of(path)}", "name a task file") from error
+    with TemporaryDirectory() as folder:
+        (copy := Path(folder) / "task.yaml").write_bytes(content)
+        return load_task(copy)
 
 
 def _dataset(lake: Lake, task: str, dataset_id: str) -> DatasetManifest:

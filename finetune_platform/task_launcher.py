@@ -1,0 +1,91 @@
+"""The task file's section about where training runs: what each place needs. Running it there belongs in `resources/`.
+
+One model a place, by the place's own words; the setting LAUNCHER or `place` picks one.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from finetune_platform.strict import Strict
+
+Place = Literal["local", "sagemaker", "ecs"]
+
+Environment = dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], str]
+"""Whoever may describe the job reads these: no secrets."""
+
+
+class SageMaker(Strict):
+    """An Amazon SageMaker training job.
+
+    `image` has this package and its trainer. `spot` takes managed spot machines; waiting for them and training may
+    together take `max_wait_hours`.
+    """
+
+    image: str
+    role: str = Field(pattern=r"^arn:")
+    instance_type: str
+    volume_gb: int = Field(default=100, gt=0)
+    spot: bool = False
+    max_hours: float = Field(default=24.0, gt=0)
+    max_wait_hours: float = Field(default=48.0, gt=0)
+    subnets: list[str] = []
+    security_groups: list[str] = []
+    environment: Environment = {}
+    attempts: int = Field(default=3, ge=1)
+
+    @model_validator(mode="after")
+    def waiting_includes_training(self) -> "SageMaker":
+        if self.spot and self.max_wait_hours < self.max_hours:
+            raise ValueError("max_wait_hours counts the training too: it cannot be less than max_hours")
+        if bool(self.subnets) != bool(self.security_groups):
+            raise ValueError("subnets and security_groups go together")
+        return self
+
+
+class Ecs(Strict):
+    """A task on an Amazon ECS cluster.
+
+    `container` is the one of the task definition in which the trainer runs. `capacity_provider` (`FARGATE_SPOT`, or a
+    group of GPU machines) and `launch_type` exclude each other; without either the cluster's default is taken.
+    """
+
+    cluster: str
+    task_definition: str
+    container: str
+    capacity_provider: str | None = None
+    launch_type: Literal["FARGATE", "EC2", "EXTERNAL"] | None = None
+    subnets: list[str] = []
+    security_groups: list[str] = []
+    assign_public_ip: bool = False
+    max_hours: float = Field(default=24.0, gt=0)
+    environment: Environment = {}
+    attempts: int = Field(default=3, ge=1)
+
+    @model_validator(mode="after")
+    def one_way_to_place_it(self) -> "Ecs":
+        if self.capacity_provider and self.launch_type:
+            raise ValueError("a task has either capacity_provider or launch_type")
+        return self
+
+
+class Launcher(Strict):
+    """Where this task's training runs, and what the places need to know.
+
+    Without `place` the setting LAUNCHER decides, for all tasks that do not say.
+    """
+
+    place: Place | None = None
+    sagemaker: SageMaker | None = None
+    ecs: Ecs | None = None
+
+    @model_validator(mode="after")
+    def the_place_is_described(self) -> "Launcher":
+        if missing := self.missing(self.place or "local"):
+            raise ValueError(missing)
+        return self
+
+    def missing(self, place: Place) -> str | None:
+        """What this section lacks for training at `place`, in words."""
+        described = place == "local" or getattr(self, place) is not None
+        return None if described else f"training runs at {place}, so launcher needs {place}: with what that place needs"
