@@ -41,16 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = StopRequest().listen()
     if options.exit_with_parent:
         exit_with_parent()
-    if launched.world_size == 1 and (count := _processes(options)) > 1:
-        return start_processes(count, arguments, stop)
+    here = _processes(options) if launched.world_size == 1 else 1
+    if isinstance(here, int) and here > 1:
+        return start_processes(here, arguments, stop)
     with joined(launched) as processes:
         if not processes.leads:
-            return _train(options, stop, _silent, _silent, {}, processes)
+            return _train(options, stop, _silent, _silent, {}, processes, here)
         if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
-            return _train(options, stop, _print, lambda message: _print(json.dumps(message)), {}, processes)
+            return _train(options, stop, _print, lambda message: _print(json.dumps(message)), {}, processes, here)
         with open_dagster_pipes(**lake_pipes()) as pipes:
             tags = {"dagster_run_id": pipes.run_id}
-            return _train(options, stop, pipes.log.info, pipes.report_custom_message, tags, processes)
+            return _train(options, stop, pipes.log.info, pipes.report_custom_message, tags, processes, here)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -65,11 +66,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _processes(options: argparse.Namespace) -> int:
+def _processes(options: argparse.Namespace) -> int | FinetuneError:
+    """How many the task asks for, or why that cannot be said: `_train` raises it, where Dagster hears of it."""
     try:
         return processes_here(_task(options.task_file, Lake(settings().lake_url)).training.processes)
-    except FinetuneError:
-        return 1  # `_train` meets it again, where Dagster hears of it.
+    except FinetuneError as error:
+        return error
 
 
 def _train(
@@ -79,8 +81,11 @@ def _train(
     tell: Tell,
     tags: dict[str, str],
     processes: Processes,
+    here: int | FinetuneError,
 ) -> int:
     try:
+        if isinstance(here, FinetuneError):
+            raise here
         place = settings()
         lake = Lake(place.lake_url)
         task = _task(options.task_file, lake)

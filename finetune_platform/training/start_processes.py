@@ -11,18 +11,29 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from finetune_platform.errors import BadInput
 from finetune_platform.training.lifeline import LAST_WORDS_S
 
 POLL_S = 0.1
 
 
 def processes_here(asked: int | Literal["auto"]) -> int:
-    """How many processes a run takes: as many as were asked for, or one for every GPU."""
-    if asked != "auto":
-        return asked
+    """How many processes a run takes on this machine: as many as were asked for, or one for every GPU.
+
+    Raises:
+        BadInput: There are GPUs, and fewer than that.
+    """
     import torch
 
-    return max(1, torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    if asked == "auto":
+        return max(1, gpus)
+    if 0 < gpus < asked:
+        raise BadInput(
+            f"training.processes is {asked}, and this machine has {gpus} GPU{'s' if gpus > 1 else ''}",
+            "write `auto`, or take a larger machine",
+        )
+    return asked
 
 
 def start_processes(count: int, arguments: Sequence[str], stop: Callable[[], bool]) -> int:

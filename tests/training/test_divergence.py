@@ -23,12 +23,17 @@ def diverged_at(curve):
 
 def spiky(rng):
     curve = LEARNING * rng.lognormal(0, 0.4, len(STEPS))
-    for start in rng.integers(20, len(STEPS) - 20, 5):
+    for start in rng.choice(range(50, len(STEPS), 100), 5, replace=False):
         curve[start : start + 10] += 10
     return curve
 
 
 HEALTHY = {
+    "flat": lambda rng: 2.5 * rng.lognormal(0, 0.5, len(STEPS)),
+    "one step of ten from a hard kind": lambda rng: (
+        np.where(rng.random(len(STEPS)) < 0.1, 4.0, LEARNING) * rng.lognormal(0, 0.3, len(STEPS))
+    ),
+    "preferences": lambda rng: np.log1p(np.exp(-0.001 * STEPS - rng.normal(0.5, 2, len(STEPS)))),
     "noisy": lambda rng: LEARNING * rng.lognormal(0, 0.6, len(STEPS)),
     "heavy tails": lambda rng: LEARNING * rng.lognormal(0, 1.2, len(STEPS)),
     "slow and high": lambda rng: (3 + 2 * np.exp(-STEPS / 600)) * rng.lognormal(0, 0.5, len(STEPS)),
@@ -45,7 +50,14 @@ HEALTHY = {
 @pytest.mark.parametrize("kind", HEALTHY)
 def test_healthy_curves_raise_no_alarm(kind):
     rng = np.random.default_rng(0)
-    assert [diverged_at(HEALTHY[kind](rng)) for _ in range(20)] == [None] * 20
+    assert [diverged_at(HEALTHY[kind](rng)) for _ in range(10)] == [None] * 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_hundreds_of_healthy_curves_raise_no_alarm(kind):
+    rng = np.random.default_rng(1)
+    assert [diverged_at(HEALTHY[kind](rng)) for _ in range(300)] == [None] * 300
 
 
 @pytest.mark.parametrize(

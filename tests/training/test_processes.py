@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from company import Company
+from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, asset, materialize
 from hypothesis import given
 from hypothesis import strategies as st
 from test_checkpoints import Run
 from test_killed import KEYS, PLACES, curve
 
 from finetune_platform.lake import Lake
+from finetune_platform.resources.local_launcher import LocalLauncher
 from finetune_platform.settings import Launched
 from finetune_platform.training.__main__ import main
 from finetune_platform.training.checkpoints import complete_steps
@@ -90,6 +92,14 @@ def train(arguments):
     raise SystemExit(main(arguments))
 
 
+def of_two_processes(arguments):
+    """The command line, for a task that asks for two."""
+    options = arguments()
+    task = Path(options[1])
+    task.write_text(task.read_text().replace("training:\n", "training:\n  processes: 2\n"))
+    return options
+
+
 def step_reached(lake, step):
     """Waits until a checkpoint tells of a step; returns the run's folder."""
     deadline = time.monotonic() + 100
@@ -102,38 +112,57 @@ def step_reached(lake, step):
     raise AssertionError("it did not happen")
 
 
-def same_curve_as_alone(arguments, lake, tmp_path):
-    together = curve(lake)
-    whole = Lake(str(tmp_path / "alone"))
+def uninterrupted(arguments, lake, tmp_path, processes, **options):
+    """The curve of the same run in a lake of its own."""
+    other = Lake(str(tmp_path / "uninterrupted"))
     for found in lake.list("ticket_topics/datasets"):
-        whole.put(found.path, lake.get(found.path))
-    environment = {**arguments.environment, "LAKE_URL": whole.url}
-    assert Company(1, train, arguments(), environment=environment).codes() == [0]
-    assert len(together) == 48
-    assert losses(together) == pytest.approx(losses(curve(whole)), rel=1e-4)
+        other.put(found.path, lake.get(found.path))
+    environment = {**arguments.environment, "LAKE_URL": other.url}
+    assert Company(processes, train, arguments(**options), environment=environment).codes() == [0] * processes
+    return curve(other)
 
 
 def test_a_stop_at_any_process_stops_all_at_a_checkpoint_from_which_they_go_on(arguments, settings_env, tmp_path):
     lake = Lake(settings_env.lake_url)
-    company = Company(2, train, arguments(), environment=arguments.environment)
+    # Dropout: each process has random states of its own, and each must find its own again.
+    options = {"peft": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.2}}
+    company = Company(2, train, arguments(**options), environment=arguments.environment)
     path = step_reached(lake, 5)
     os.kill(company.processes[1].pid, signal.SIGTERM)
     assert company.codes() == [75, 75]
     assert max(complete_steps(lake, path)) < 48
-    assert Company(2, train, arguments(), environment=arguments.environment).codes() == [0, 0]
-    same_curve_as_alone(arguments, lake, tmp_path)
+    assert Company(2, train, arguments(**options), environment=arguments.environment).codes() == [0, 0]
+    together = curve(lake)
+    assert together == uninterrupted(arguments, lake, tmp_path, 2, **options) and len(together) == 48
 
 
 @pytest.mark.slow
 def test_the_command_starts_its_processes_itself_and_torchrun_does_as_well(arguments, settings_env, tmp_path):
     lake = Lake(settings_env.lake_url)
-    path = arguments()[1]
-    Path(path).write_text(Path(path).read_text().replace("training:\n", "training:\n  processes: 2\n"))
-    options = ["--task-file", path, "--dataset", "ds-000000000001"]
+    options = of_two_processes(arguments)
     trainer = subprocess.Popen([sys.executable, "-m", "finetune_platform.training", *options], start_new_session=True)
     step_reached(lake, 5)
     os.killpg(trainer.pid, signal.SIGTERM)
     assert trainer.wait(60) == 75
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
     subprocess.run([*torchrun, "finetune_platform.training", *options], check=True, timeout=200)
-    same_curve_as_alone(arguments, lake, tmp_path)
+    assert losses(curve(lake)) == pytest.approx(losses(uninterrupted(arguments, lake, tmp_path, 1)), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_dagster_hears_of_several_processes_as_of_one(arguments, settings_env):
+    """Through the launcher's own process: the result arrives from the first of those that it starts."""
+    command = [sys.executable, "-m", "finetune_platform.training", *of_two_processes(arguments)]
+    results = []
+
+    @asset
+    def trained_adapter(context: AssetExecutionContext) -> MaterializeResult:
+        results.append(LocalLauncher().launch(context, command, {}))
+        return MaterializeResult()
+
+    with DagsterInstance.ephemeral() as instance:
+        done = materialize([trained_adapter], instance=instance)
+        lines = [entry.user_message for entry in instance.all_logs(done.run_id)]
+    (found,) = results
+    assert found["training_run_id"].startswith("tr-")
+    assert sum("final loss" in line for line in lines) == 1
