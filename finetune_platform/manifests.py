@@ -114,10 +114,19 @@ class DatasetManifest(Manifest):
     base_model: str
 
 
+class HostedModel(Record):
+    """A model that a provider trained and keeps: `model` is what its endpoint calls it, `job` the job that made it."""
+
+    provider: Literal["openai", "bedrock"]
+    model: str
+    job: str
+
+
 class TrainingManifest(Manifest):
     """`trained_adapter`: `adapter/` (PEFT files), `log.jsonl`. Parents: `curated_dataset`; `warm_start`.
 
     `replayed_rows` of the `train_rows` had been trained on before; null where training did not begin at an adapter.
+    A `hosted` model has no `adapter/`: its weights, its template and what else is empty here are its provider's.
     `kinds` are the kinds of rows that the run read of its dataset.
     """
 
@@ -134,8 +143,8 @@ class TrainingManifest(Manifest):
     replayed_rows: int | None = None
     supervised_tokens: int
     trainable_parameters: int
-    first_loss: float
-    final_loss: float
+    first_loss: float | None
+    final_loss: float | None
     validation_loss: float | None
     train_seconds: float
     rows_per_second: float
@@ -145,6 +154,7 @@ class TrainingManifest(Manifest):
     versions: dict[str, str]
     device: str
     mlflow_run_id: str | None = None
+    hosted: HostedModel | None = None
 
 
 class IndexManifest(Manifest):

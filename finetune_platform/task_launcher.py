@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from finetune_platform.strict import Strict
 
-Place = Literal["local", "sagemaker", "ecs"]
+Place = Literal["local", "sagemaker", "ecs", "openai", "bedrock"]
 
 Environment = dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], str]
 """Whoever may describe the job reads these: no secrets."""
@@ -69,6 +69,38 @@ class Ecs(Strict):
         return self
 
 
+class OpenAi(Strict):
+    """A job of OpenAI's fine-tuning API, or of another server that has it; `api_version` is Azure's.
+
+    `api_key` names a key in the setting UPSTREAM_API_KEYS. Numbers that are left out are the server's to choose.
+    """
+
+    model: str
+    url: str = Field(default="https://api.openai.com/v1", pattern=r"^https?://[^\s?]+$")
+    api_key: str | None = None
+    api_version: str | None = None
+    n_epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    learning_rate_multiplier: float | None = Field(default=None, gt=0)
+    max_hours: float = Field(default=24.0, gt=0)
+    attempts: int = Field(default=3, ge=1)
+
+
+class Bedrock(Strict):
+    """A model customization job of Amazon Bedrock.
+
+    `role` may read and write the lake's bucket. `hyperparameters` are the model's own, as text. `data_format` is
+    `conversation` (Nova, Llama, Claude) or `prompt_completion` (Titan).
+    """
+
+    model: str
+    role: str = Field(pattern=r"^arn:")
+    data_format: Literal["conversation", "prompt_completion"] = "conversation"
+    hyperparameters: dict[str, str] = {}
+    max_hours: float = Field(default=48.0, gt=0)
+    attempts: int = Field(default=3, ge=1)
+
+
 class Launcher(Strict):
     """Where this task's training runs, and what the places need to know.
 
@@ -78,6 +110,8 @@ class Launcher(Strict):
     place: Place | None = None
     sagemaker: SageMaker | None = None
     ecs: Ecs | None = None
+    openai: OpenAi | None = None
+    bedrock: Bedrock | None = None
 
     @model_validator(mode="after")
     def the_place_is_described(self) -> "Launcher":

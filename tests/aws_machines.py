@@ -14,6 +14,8 @@ import sys
 import threading
 from pathlib import Path
 
+from moto.bedrock.models import BedrockBackend, ModelCustomizationJob
+from moto.bedrock.responses import BedrockResponse
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.responses import ActionResult
 from moto.ecs.models import Task, ecs_backends
@@ -128,6 +130,34 @@ EC2ContainerServiceResponse.stop_task = stop_task
 moto_create_training_job = SageMakerResponse.create_training_job
 SageMakerResponse.create_training_job = create_training_job
 SageMakerResponse.stop_training_job = stop_training_job
+
+# Bedrock: what moto leaves out. No model is trained; a job ends at the second look as its hyperparameter `end` says.
+
+
+def create_model_customization_job(self: BedrockResponse) -> str:
+    asked = json.loads(self.body)
+    if (token := asked["clientRequestToken"]) in TOKENS:
+        return TOKENS[token]
+    (FOLDER / f"{asked['jobName']}.json").write_text(json.dumps(asked))
+    TOKENS[token] = moto_create_model_customization_job(self)
+    return TOKENS[token]
+
+
+def get_model_customization_job(self: BedrockBackend, job_identifier: str) -> ModelCustomizationJob:
+    job = moto_get_model_customization_job(self, job_identifier)
+    LOOKS[job_identifier] = LOOKS.get(job_identifier, 0) + 1
+    end = job.hyper_parameters.get("end", "Completed")
+    if LOOKS[job_identifier] > 2 and job.status == "InProgress" and end != "InProgress":
+        job.status, job.failure_message = end, "The data has too few rows"
+    return job
+
+
+TOKENS: dict[str, str] = {}
+LOOKS: dict[str, int] = {}
+moto_create_model_customization_job = BedrockResponse.create_model_customization_job
+moto_get_model_customization_job = BedrockBackend.get_model_customization_job
+BedrockResponse.create_model_customization_job = create_model_customization_job
+BedrockBackend.get_model_customization_job = get_model_customization_job
 
 if __name__ == "__main__":
     for cluster in ("gpus", "full"):

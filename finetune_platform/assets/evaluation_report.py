@@ -23,6 +23,7 @@ from finetune_platform.announcements import Event, announce, lake_file
 from finetune_platform.assets.presentation import comparison_table, link, provenance
 from finetune_platform.assets.trained_adapter import GPU_POOL
 from finetune_platform.database import Database
+from finetune_platform.errors import PermanentError
 from finetune_platform.evaluation.evaluate import EVALUATION_VERSION, evaluate, published_evaluation
 from finetune_platform.evaluation.gates import gate_name
 from finetune_platform.lake import Lake
@@ -92,7 +93,17 @@ def _evaluation(
     workbench: Workbench,
     report: Report,
 ) -> EvaluationManifest:
-    """The evidence; the base model is loaded only where some of it is missing."""
+    """The evidence; the base model is loaded only where some of it is missing.
+
+    Raises:
+        PermanentError: A provider keeps the model: its answers are not compared here yet.
+    """
+    if training.hosted is not None:
+        raise PermanentError(
+            f"{training.artifact_id}: {training.hosted.provider} keeps the model as {training.hosted.model}, and "
+            "hosted models are not evaluated or registered yet",
+            "serve it as it is with serving.engine: {kind: openai, model: …}, or train where weights come back",
+        )
     if found := published_evaluation(task, dataset, training, champion, lake):
         report(f"evaluation: {found.artifact_id} is in place: {found.headline}")
         return found

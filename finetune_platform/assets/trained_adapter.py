@@ -71,6 +71,16 @@ def trained_adapter(task: Task) -> AssetsDefinition:
 
 
 def _metadata(training: TrainingManifest, lake: Lake, tracking_uri: str) -> dict[str, Any]:
+    if training.hosted is not None:
+        return {
+            **provenance(training, lake),
+            "hosted model": f"{training.hosted.model} at {training.hosted.provider}",
+            "job": training.hosted.job,
+            "base model": training.base_model,
+            "final loss": _number(training.final_loss),
+            "validation loss": _number(training.validation_loss),
+            "seconds": training.train_seconds,
+        }
     log = [json.loads(line) for line in lake.get(f"{training.path}/log.jsonl").splitlines()]
     return {
         **provenance(training, lake),
@@ -87,3 +97,7 @@ def _metadata(training: TrainingManifest, lake: Lake, tracking_uri: str) -> dict
         "preflight": MetadataValue.json(training.preflight),
         "mlflow run": f"{training.mlflow_run_id} at {tracking_uri.partition('@')[2] or tracking_uri}",
     }
+
+
+def _number(value: float | None) -> MetadataValue[float | None] | str:
+    return "the provider does not tell" if value is None else MetadataValue.float(value)

@@ -41,8 +41,14 @@ class Attempt(NamedTuple):
             return None
 
 
-def launch_folder(job: TrainingJob, place: str) -> str:
-    """Where all attempts at this training at this place are noted: a hash of what decides its outcome."""
+def launch_folder(job: TrainingJob, place: str, more: Mapping[str, Any] | None = None) -> str:
+    """Where all attempts at this training at this place are noted: a hash of what decides its outcome.
+
+    Args:
+        job: What is trained.
+        place: Where.
+        more: What decides there besides.
+    """
     launch = content_id(
         "tj",
         {
@@ -55,6 +61,7 @@ def launch_folder(job: TrainingJob, place: str) -> str:
             "system_prompt": job.task.system_prompt,
             "training": job.task.training.model_dump(mode="json"),
             "version": TRAINING_VERSION,
+            **(more or {}),
         },
     )
     return f"{job.task.name}/training_jobs/{launch}"

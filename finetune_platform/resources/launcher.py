@@ -61,3 +61,11 @@ def launcher_at(place: Place) -> Trains:
             from finetune_platform.resources.ecs_launcher import EcsLauncher
 
             return EcsLauncher()
+        case "openai":
+            from finetune_platform.resources.openai_launcher import OpenAiLauncher
+
+            return OpenAiLauncher()
+        case "bedrock":
+            from finetune_platform.resources.bedrock_launcher import BedrockLauncher
+
+            return BedrockLauncher()

@@ -10,7 +10,7 @@ from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, a
 from ticket_rows import TASK
 
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import TrainingManifest
+from finetune_platform.manifests import MANIFEST_NAME, TrainingManifest
 from finetune_platform.resources.launcher import Launcher
 from finetune_platform.resources.training_job import TrainingJob
 from finetune_platform.task_file import load_task
@@ -40,7 +40,10 @@ def test_a_training_goes_on_on_the_next_spot_machine(aws, s3_url, postgres_url, 
     runs = []
 
     def lose_a_machine():
-        while not any("/checkpoints/" in info.path for info in lake.list(f"{TASK}/training_runs")):
+        while not any(
+            "/checkpoints/" in info.path and info.path.endswith(MANIFEST_NAME)
+            for info in lake.list(f"{TASK}/training_runs")
+        ):
             time.sleep(0.2)
         (pid,) = [int(file.read_text()) for file in aws.folder.glob("*.pid") if alive(int(file.read_text()))]
         os.kill(pid, signal.SIGKILL)
