@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from company import Company
@@ -144,6 +145,13 @@ def test_the_command_starts_its_processes_itself_and_torchrun_does_as_well(argum
     step_reached(lake, 5)
     os.killpg(trainer.pid, signal.SIGTERM)
     assert trainer.wait(60) == 75
+    trainer = subprocess.Popen([sys.executable, "-m", "finetune_platform.training", *options], start_new_session=True)
+    step_reached(lake, 20)
+    company = psutil.Process(trainer.pid).children()
+    assert len(company) == 2
+    company[1].kill()
+    assert trainer.wait(90) == -signal.SIGKILL
+    assert not any(process.is_running() for process in company)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
     subprocess.run([*torchrun, "finetune_platform.training", *options], check=True, timeout=200)
     assert losses(curve(lake)) == pytest.approx(losses(uninterrupted(arguments, lake, tmp_path, 1)), rel=1e-4)
