@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from finetune_platform.strict import Strict
 
-Place = Literal["local", "sagemaker", "ecs", "openai", "bedrock"]
+Place = Literal["local", "sagemaker", "ecs", "ray", "openai", "bedrock"]
 
 Environment = dict[Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")], str]
 """Whoever may describe the job reads these: no secrets."""
@@ -69,6 +69,20 @@ class Ecs(Strict):
         return self
 
 
+class Ray(Strict):
+    """A job on a Ray cluster; `address` is its head's dashboard.
+
+    One machine of the cluster trains: one with `num_gpus` free GPUs, all of which it uses.
+    """
+
+    address: str = Field(pattern=r"^https?://[^\s/]+$")
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    max_hours: float = Field(default=24.0, gt=0)
+    environment: Environment = {}
+    attempts: int = Field(default=3, ge=1)
+
+
 class OpenAi(Strict):
     """A job of OpenAI's fine-tuning API, or of another server that has it; `api_version` is Azure's.
 
@@ -110,6 +124,7 @@ class Launcher(Strict):
     place: Place | None = None
     sagemaker: SageMaker | None = None
     ecs: Ecs | None = None
+    ray: Ray | None = None
     openai: OpenAi | None = None
     bedrock: Bedrock | None = None
 

@@ -61,6 +61,10 @@ def launcher_at(place: Place) -> Trains:
             from finetune_platform.resources.ecs_launcher import EcsLauncher
 
             return EcsLauncher()
+        case "ray":
+            from finetune_platform.resources.ray_launcher import RayLauncher
+
+            return RayLauncher()
         case "openai":
             from finetune_platform.resources.openai_launcher import OpenAiLauncher
 

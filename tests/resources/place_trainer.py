@@ -11,6 +11,7 @@ from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, a
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, TrainingManifest
 from finetune_platform.resources.ecs_launcher import EcsLauncher
+from finetune_platform.resources.ray_launcher import RayLauncher
 from finetune_platform.resources.sagemaker_launcher import SageMakerLauncher
 from finetune_platform.resources.training_job import TrainingJob
 from finetune_platform.task import Task
@@ -21,6 +22,7 @@ RUN = "tr-000000000001"
 LAUNCHERS = {
     "sagemaker": SageMakerLauncher(poll_s=0.2, stop_grace_s=10),
     "ecs": EcsLauncher(poll_s=0.2, stop_grace_s=10),
+    "ray": RayLauncher(poll_s=0.5, stop_grace_s=20),
 }
 
 
