@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from finetune_platform.cli_base_model import base_model
 from finetune_platform.cli_drift import drift
 from finetune_platform.cli_ensemble import ensemble_app
+from finetune_platform.cli_export import export
 from finetune_platform.cli_labels import labels
 from finetune_platform.cli_notify import notify_app
 from finetune_platform.cli_options import AnyTask, Json, Reason, TaskName
@@ -66,6 +67,7 @@ app.add_typer(notify_app, name="notify")
 app.command("drift")(drift)
 app.command("labels")(labels)
 app.command("base-model")(base_model)
+app.command("export")(export)
 
 
 @app.callback()

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
         dagster_url: Where people open Dagster's UI, for links in messages.
         gateway_url: Where people open the gateway's pages, for links in messages.
         label_studio_token: A personal access token of the Label Studio that task files name; "" where none does.
+        gguf_converter: llama.cpp's `convert_hf_to_gguf.py`, a Python before it or not; "" looks for it on PATH.
     """
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     dagster_url: str = ""
     gateway_url: str = ""
     label_studio_token: SecretStr = SecretStr("")
+    gguf_converter: str = ""
 
     @field_validator("oidc_issuer")
     @classmethod
