@@ -1,15 +1,14 @@
-"""Training on a real Ray head of this machine; skipped where Ray is not installed."""
+"""Training on a real Ray cluster, its three nodes on this machine; skipped where Ray is not installed."""
 
 import os
 import signal
-import subprocess
 import sys
-import sysconfig
 import time
-import urllib.request
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+import requests
 from dagster import DagsterExecutionInterruptedError
 from place_trainer import RUN, PlaceTrainer, trained_manifest
 from s3_server import free_ports
@@ -22,38 +21,41 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ray_head(s3_server):
-    """The address of a cluster of one machine; its jobs reach the S3 server."""
-    pytest.importorskip("ray", reason="ray is not installed")
-    ray = Path(sys.executable).with_name("ray")
-    assert ray.exists() or Path(sysconfig.get_path("scripts"), "ray").exists()
-    gcs, dashboard = free_ports(2)
-    command = [ray, "start", "--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
-    # A job's `python` is this one.
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, **s3_server.environment, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
-    process = subprocess.Popen([*command, "--disable-usage-stats"], env=environment, start_new_session=True)
-    address = f"http://127.0.0.1:{dashboard}"
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    limit = time.monotonic() + 120
-    while True:
-        try:
-            direct.open(f"{address}/api/version", timeout=5).close()
-            break
-        except OSError:
-            assert process.poll() is None and time.monotonic() < limit, "Ray did not start"
-            time.sleep(0.5)
-    yield address
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(60)
+def cluster(s3_server):
+    """A head that takes no jobs and two machines of one CPU, which reach the S3 server."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="ray is not installed")
+    (port,) = free_ports(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment.items():
+            patch.setenv(name, value)
+        # A job's `python` is this one.
+        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
+        started = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+        machines = [started.add_node(num_cpus=1) for _ in range(2)]
+    yield Cluster(f"http://127.0.0.1:{port}", started, machines)
+    started.shutdown()
+
+
+class Cluster(NamedTuple):
+    address: str
+    started: Any
+    machines: list[Any]
+
+    def lose_machine_of(self, job: str) -> None:
+        """Kills the machine on which a job runs."""
+        runs_on = requests.get(f"{self.address}/api/jobs/{job}", timeout=30).json()["driver_node_id"]
+        (machine,) = [m for m in self.machines if m.node_id == runs_on]
+        self.started.remove_node(machine, allow_graceful=False)
 
 
 @pytest.fixture
-def trainer(ray_head, s3_url, task_file, tmp_path, monkeypatch) -> PlaceTrainer:
-    """Trains at the cluster; a package of the script's own stands in the trainer's place."""
+def trainer(cluster, s3_url, task_file, tmp_path, monkeypatch) -> PlaceTrainer:
+    """Trains at the cluster; a script stands in the trainer's place."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("finetune_platform.resources.remote_trainer.COMMAND", ("python", str(tmp_path / "script.py")))
-    place = {"ray": {"address": ray_head}}
+    place = {"ray": {"address": cluster.address}}
     task = load_task(task_file(base_model={"uri": "lake:base_models/tiny"}, launcher={"place": "ray", **place}))
     lake = Lake(s3_url)
     lake.put(f"{task.name}/training_runs/{RUN}/{MANIFEST_NAME}", trained_manifest(task.name).to_bytes())
@@ -94,3 +96,17 @@ def test_a_restart_leaves_the_job_running_and_a_cancel_ends_it(trainer):
     assert trainer.begun == 1
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+
+
+def test_a_lost_machine_is_replaced_by_another(trainer, cluster):
+    trainer.script("if begun == 1: time.sleep(600)\ndone()")
+
+    def lose(instance, run_id):
+        while not trainer.begun:
+            time.sleep(0.1)
+        cluster.lose_machine_of(instance.get_run_by_id(run_id).tags["finetune/job"])
+
+    step = trainer.train(lose)
+    assert step.run == RUN, step.failure
+    assert trainer.begun == 2
+    assert any("Job supervisor actor died" in line for line in step.lines)

@@ -11,6 +11,8 @@ from fine_tuning_server import KEY, MODEL, FineTuningServer, Schemas
 from hosted_steps import train_in_a_step
 from ticket_rows import TASK, example
 
+from finetune_platform.assets.evaluation_report import _evaluation as evaluation_of
+from finetune_platform.assets.trained_adapter import _metadata as metadata_of
 from finetune_platform.errors import BadInput, PermanentError, Unreachable
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import TrainingManifest
@@ -66,6 +68,9 @@ def test_a_job_leaves_a_hosted_model_in_the_manifest(server, job):
         {"role": "user", "content": "Ticket 1"},
         {"role": "assistant", "content": "card", "weight": 1},
     ]
+    assert metadata_of(trained, asked.lake, "")["hosted model"] == f"{MODEL} at openai"
+    with pytest.raises(PermanentError, match="openai keeps the model as ft:"):
+        evaluation_of(asked.task, asked.dataset, trained, None, asked.lake, None, print)
     assert train_in_a_step(LAUNCHER, asked).run == step.run
     assert len(server.jobs) == 1
 
