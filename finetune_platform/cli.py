@@ -17,6 +17,7 @@ from finetune_platform.cli_export import export
 from finetune_platform.cli_labels import labels
 from finetune_platform.cli_notify import notify_app
 from finetune_platform.cli_options import AnyTask, Json, Reason, TaskName
+from finetune_platform.cli_plan import plan
 from finetune_platform.cli_route import route_app
 from finetune_platform.errors import FinetuneError
 
@@ -67,6 +68,7 @@ app.add_typer(notify_app, name="notify")
 app.command("drift")(drift)
 app.command("labels")(labels)
 app.command("base-model")(base_model)
+app.command("plan")(plan)
 app.command("export")(export)
 
 

@@ -122,6 +122,20 @@ class HostedModel(Record):
     job: str
 
 
+class Usage(Record):
+    """What a stage of training took.
+
+    `flops` of its steps are counted from the model's shape (`training/work.py`); `seconds` are theirs, validation and
+    start-up apart. `peak_memory_bytes` is the GPU's, or on a CPU the process's, libraries included.
+    """
+
+    device: str
+    flops: float
+    seconds: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+
+
 class TrainingManifest(Manifest):
     """`trained_adapter`: `adapter/` (PEFT files), `log.jsonl`. Parents: `curated_dataset`; `warm_start`.
 
@@ -154,6 +168,7 @@ class TrainingManifest(Manifest):
     versions: dict[str, str]
     device: str
     mlflow_run_id: str | None = None
+    usage: Usage | None = None
     hosted: HostedModel | None = None
 
 

@@ -33,13 +33,13 @@ def choose_precision(requested: Literal["auto", "bfloat16", "float32"], device: 
         return Precision(requested, "the task file says so")
     if device != "cpu":
         return Precision("bfloat16", f"{device} multiplies bfloat16 natively")
-    bfloat16, float32 = _gflops("bfloat16"), _gflops("float32")
+    bfloat16, float32 = gflops("bfloat16"), gflops("float32")
     rates = f"this CPU does {bfloat16:.0f} GFLOP/s in bfloat16 and {float32:.0f} in float32"
     return Precision("bfloat16" if bfloat16 > float32 else "float32", rates)
 
 
 @lru_cache(maxsize=2)
-def _gflops(dtype: Dtype) -> float:
+def gflops(dtype: Dtype) -> float:
     """Billions of multiply-adds (two operations each) a second of one matrix product, the best of three."""
     import torch
 

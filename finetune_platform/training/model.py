@@ -49,7 +49,6 @@ def load_for_training(
         BadInput: `target_modules` name no layer of this model.
     """
     import torch
-    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -63,8 +62,29 @@ def load_for_training(
         use_safetensors=True,
     )
     base.to(device)
-    config = LoraConfig(**lora.model_dump(), task_type="CAUSAL_LM")
     torch.manual_seed(seed)
+    return _with_adapter(base, base_model_name, lora), precision
+
+
+def skeleton(base_model: Path, base_model_name: str, lora: Lora, dtype: Literal["bfloat16", "float32"]) -> Any:
+    """The model of `load_for_training` without its weights: their shapes only, on the `meta` device.
+
+    Raises:
+        BadInput: `target_modules` name no layer of this model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(base_model, local_files_only=True)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        return _with_adapter(base, base_model_name, lora)
+
+
+def _with_adapter(base: Any, base_model_name: str, lora: Lora) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(**lora.model_dump(), task_type="CAUSAL_LM")
     try:
         with warnings.catch_warnings():
             # PEFT asks transformers for an attribute that is about to be renamed.
@@ -78,7 +98,7 @@ def load_for_training(
     config.base_model_name_or_path = base_model_name
     if isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)
-    return model, precision
+    return model
 
 
 def trainable(model: Any) -> list[Any]:

@@ -42,6 +42,7 @@ from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.random_state import random_state, seed_everything
 from finetune_platform.training.replay import earlier_rows
 from finetune_platform.training.tracking import TrackedRun, Tracking, start_tracking
+from finetune_platform.training.usage import usage_of
 from finetune_platform.training.warm_start import begin_at, expect_same_base, stage_of
 
 EDGE_STEPS = 10
@@ -304,6 +305,7 @@ def _manifest(
         versions={name: version(name) for name in ("torch", "transformers", "peft")},
         device=_device_name(prepared),
         mlflow_run_id=mlflow_run_id,
+        usage=usage_of(prepared, log, stage.eval_steps),
     )
 
 

@@ -43,6 +43,7 @@ def test_a_run_publishes_an_adapter_that_answers_as_the_trainer_did(train, lake,
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     served = PeftModel.from_pretrained(base, folder / "adapter").eval()
     tokenizer = load_tokenizer(tiny_model)
+    assert manifest.usage and manifest.usage.flops > 0 and manifest.usage.peak_memory_bytes > 10**8
     assert len(manifest.golden) == 5
     for golden in manifest.golden:
         prompt = tokenizer.apply_chat_template(golden["messages"], add_generation_prompt=True, return_tensors="pt")

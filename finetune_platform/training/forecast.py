@@ -1,0 +1,144 @@
+"""What a task's training would take, before anything starts: memory, time and cost, with what the figures rest on.
+
+Memory is the estimate by which a run refuses to start (`capacity.py`); time is counted arithmetic (`work.py`) over a
+rate that was measured in runs on the same device, or, where none was, over an assumed share of what the device can do.
+"""
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from finetune_platform.inference.base_models import ResolvedModel, load_tokenizer
+from finetune_platform.inference.precision import choose_precision
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import DatasetManifest, TrainingManifest
+from finetune_platform.progress import Report
+from finetune_platform.task import Stage, Task
+from finetune_platform.training.capacity import memory_needed
+from finetune_platform.training.devices import GPUS, Device
+from finetune_platform.training.model import skeleton
+from finetune_platform.training.prepare import read_data
+from finetune_platform.training.work import Network, Work, network_of, work_of
+
+ASSUMED_SHARE = {"cuda": 0.35, "cpu": 0.3}
+"""Of what a device can do, where no run on it was measured."""
+
+RUNS = 5
+"""Newest measured runs that a rate is the median of."""
+
+
+class StageForecast(NamedTuple):
+    """One stage. `memory` is that of the largest pass beyond the loaded model, `model` the model's, in bytes."""
+
+    method: str
+    rows: int
+    work: Work
+    model: int
+    memory: int
+    seconds: float
+    validation_seconds: float
+
+
+class Rate(NamedTuple):
+    """Operations a second, and the runs in which they were measured; none: assumed. `same_model`: all of this one."""
+
+    flops: float
+    runs: list[str]
+    same_model: bool
+
+
+class Forecast(NamedTuple):
+    """The whole training of a task on one device; `cost` is None where the task names no price."""
+
+    device: Device
+    rate: Rate
+    stages: list[StageForecast]
+    cost: float | None
+    currency: str
+
+    @property
+    def seconds(self) -> float:
+        """Of all steps and validations; imports, tokenisation and preflight come on top."""
+        return sum(stage.seconds + stage.validation_seconds for stage in self.stages)
+
+    @property
+    def memory(self) -> int:
+        """The most that any stage takes, the model included."""
+        return max(stage.model + stage.memory for stage in self.stages)
+
+
+def forecast(
+    task: Task,
+    dataset: DatasetManifest,
+    base: ResolvedModel,
+    device: Device,
+    measured: Sequence[TrainingManifest],
+    lake: Lake,
+    report: Report,
+) -> Forecast:
+    """Counts every stage on the dataset's own rows, without loading a weight.
+
+    Args:
+        task: Whose stages are planned.
+        dataset: Whose rows they train on.
+        base: Only its configuration and tokenizer are read.
+        device: To train on.
+        measured: Finished runs, oldest first.
+        lake: Holds the dataset.
+        report: Told what reading the rows says.
+
+    Raises:
+        BadInput: As the run itself would.
+    """
+    rate = rate_of(device, measured, base.name)
+    stages = [_stage(stage, task, dataset, base, device, rate, lake, report) for stage in task.training.stages]
+    hours = sum(stage.seconds + stage.validation_seconds for stage in stages) / 3600
+    cost = hours * task.cost.training_hour if task.cost.training_hour else None
+    return Forecast(device, rate, stages, cost, task.cost.currency)
+
+
+def rate_of(device: Device, measured: Sequence[TrainingManifest], base_model: str) -> Rate:
+    """The rate of the newest runs on the device, those of the same base model where there are some."""
+    here = [run for run in measured if run.usage is not None and _ran_on(device, run.usage.device)]
+    same = [run for run in here if run.base_model == base_model]
+    chosen = (same or here)[-RUNS:]
+    rates = [run.usage.flops / run.usage.seconds for run in chosen if run.usage is not None and run.usage.seconds > 0]
+    if not rates:
+        return Rate(device.flops * ASSUMED_SHARE[device.kind], [], False)
+    return Rate(statistics.median(rates), [run.artifact_id for run in chosen], bool(same))
+
+
+def _ran_on(device: Device, name: str) -> bool:
+    """A GPU of the table has the short name, a run's device the driver's long one."""
+    return name == device.name or (device.name in GPUS and all(word in name for word in device.name.split()))
+
+
+def _stage(
+    stage: Stage,
+    task: Task,
+    dataset: DatasetManifest,
+    base: ResolvedModel,
+    device: Device,
+    rate: Rate,
+    lake: Lake,
+    report: Report,
+) -> StageForecast:
+    tokenizer = load_tokenizer(base.path)
+    data = read_data(lake, dataset, base, tokenizer, stage, task.system_prompt, device.kind, report)
+    model = skeleton(base.path, base.name, stage.peft, choose_precision(stage.dtype, device.kind).dtype)
+    network = network_of(model)
+    work = work_of(network, data.plan, data.rows, data.engine.packs, data.validation, stage.eval_steps)
+    return StageForecast(
+        stage.method,
+        len(data.rows),
+        work,
+        network.bytes,
+        memory_needed(model, data.rows, data.plan),
+        max(work.flops / rate.flops, _reading(network, work, device)),
+        work.validation_flops / rate.flops,
+    )
+
+
+def _reading(network: Network, work: Work, device: Device) -> float:
+    """Seconds that only reading the weights takes, once forward and once backward a pass."""
+    return 0.0 if device.bandwidth is None else 2 * work.passes * network.bytes / device.bandwidth

@@ -1,0 +1,137 @@
+"""How much arithmetic a training run is, counted from its model's shape and its plan before anything runs.
+
+How fast a device does it belongs in `devices.py`, memory in `capacity.py`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from finetune_platform.training.batches import Step
+from finetune_platform.training.collate import shared_tokens
+from finetune_platform.training.rows import TrainRow
+
+
+class Network(NamedTuple):
+    """What decides how much one token costs.
+
+    Attributes:
+        parameters: Of the base model, all of them.
+        matrices: Of them those that every token is multiplied with: embeddings and output layer apart.
+        head: Of the output layer, which only supervised tokens go through.
+        adapter: Trained ones.
+        attention: Layers times the width of all heads together.
+        width: Bytes of a number.
+    """
+
+    parameters: int
+    matrices: int
+    head: int
+    adapter: int
+    attention: int
+    width: int
+
+    @property
+    def bytes(self) -> int:
+        """Of the base model's weights, loaded."""
+        return self.parameters * self.width
+
+
+class Work(NamedTuple):
+    """Of a whole run.
+
+    Attributes:
+        steps: Optimizer steps.
+        passes: Forward passes, each with its backward pass.
+        tokens: That they compute; what rows share counts once a pass.
+        flops: Operations of the steps, two a multiply-add.
+        validation_flops: Operations of measuring the validation loss, as often as the run does.
+    """
+
+    steps: int
+    passes: int
+    tokens: int
+    flops: float
+    validation_flops: float
+
+
+def network_of(model: Any) -> Network:
+    """The figures of a PEFT model, which may be on the `meta` device."""
+    base = model.get_base_model()
+    config = base.config.get_text_config()
+    embeddings, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
+    parameters = sum(p.numel() for p in base.parameters() if not p.requires_grad)
+    apart = head.numel() if head is embeddings else head.numel() + embeddings.numel()
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Network(
+        parameters=parameters,
+        matrices=parameters - apart,
+        head=head.numel(),
+        adapter=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        attention=config.num_hidden_layers * config.num_attention_heads * head_size,
+        width=head.element_size(),
+    )
+
+
+def work_of(
+    network: Network,
+    plan: Sequence[Step],
+    rows: Sequence[TrainRow],
+    packs: bool,
+    validation: Sequence[TrainRow],
+    eval_steps: int,
+) -> Work:
+    """Counts a run.
+
+    A forward pass multiplies each token with every matrix, a backward pass again for the gradient of what went in: 4N
+    operations for a token, where full training does 6N (Kaplan et al. 2020, section 2.1), since frozen matrices get no
+    gradient of their own; those of the adapter do. Attention adds 12 times layers times width for a pair of tokens
+    that see each other (Chowdhery et al. 2022, appendix B). Only supervised tokens go through the output layer.
+
+    Args:
+        network: The model's figures.
+        plan: Every step.
+        rows: What it numbers.
+        packs: Whether what the rows of a pass share is computed once.
+        validation: Rows of the validation loss.
+        eval_steps: Steps between two measurements of it.
+    """
+    passes, tokens, flops = 0, 0, 0.0
+    for step in plan:
+        for batch in step.batches:
+            part = _counts([rows[i] for i in batch], packs)
+            passes, tokens = passes + 1, tokens + part.tokens
+            flops += _forward(network, part) + _backward(network, part)
+    measurements = -(-len(plan) // eval_steps) if validation else 0
+    once = sum(_forward(network, _counts(some, packs)) for some in _by(validation, 16))
+    return Work(len(plan), passes, tokens, flops, measurements * once)
+
+
+class _Counts(NamedTuple):
+    tokens: int
+    supervised: int
+    pairs: float
+
+
+def _counts(rows: Sequence[TrainRow], packs: bool) -> _Counts:
+    inputs = [max(row.inputs, 1) for row in rows]
+    supervised = sum(row.supervised for row in rows)
+    if not packs:
+        return _Counts(len(rows) * max(inputs), supervised, sum(n * n / 2 for n in inputs))
+    shared = shared_tokens(rows) if len(rows) > 1 else 0
+    own = [n - shared for n in inputs]
+    return _Counts(shared + sum(own), supervised, shared**2 / 2 + sum(n * (shared + n / 2) for n in own))
+
+
+def _forward(network: Network, part: _Counts) -> float:
+    matrices = (network.matrices + network.adapter) * part.tokens + network.head * part.supervised
+    return 2.0 * matrices + 4.0 * network.attention * part.pairs
+
+
+def _backward(network: Network, part: _Counts) -> float:
+    matrices = (network.matrices + 2 * network.adapter) * part.tokens + network.head * part.supervised
+    return 2.0 * matrices + 8.0 * network.attention * part.pairs
+
+
+def _by(rows: Sequence[TrainRow], count: int) -> Iterable[Sequence[TrainRow]]:
+    ordered = sorted(rows, key=lambda row: row.inputs)
+    return [ordered[start : start + count] for start in range(0, len(ordered), count)]
