@@ -53,8 +53,10 @@ def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     from finetune_platform.training.batches import plan_steps
     from finetune_platform.training.capacity import TOKENS_PER_FORWARD
     from finetune_platform.training.engine import choose_engine
+    from finetune_platform.training.forward import choose_forward
     from finetune_platform.training.loop import train_steps
     from finetune_platform.training.model import save_adapter, trainable
+    from finetune_platform.training.objectives import Tokens
     from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
     from finetune_platform.training.random_state import seed_everything
 
@@ -72,16 +74,15 @@ def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     seed_everything(SEED)
     log = list(
         train_steps(
-            model,
+            choose_forward(model, engine),
             AdapterOptimizer(trainable(model), 0.0),
-            rows,
+            Tokens(rows, engine.shapes(rows)),
             steps,
             learning_rates(len(steps), plan["rate"], "cosine", 0.1),
-            validation=[],
+            held_out=None,
             eval_steps=len(steps),
             tokens_per_forward=TOKENS_PER_FORWARD["cpu"],
             max_grad_norm=1.0,
-            engine=engine,
         )
     )
     save_adapter(model, folder)
@@ -144,18 +145,19 @@ def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def measured(plan: dict[str, Any], folder: Path) -> float:
     """Mean loss of the validation rows' answers with a side's adapter, by our code for both."""
-    from finetune_platform.training.batches import split_by_tokens
     from finetune_platform.training.engine import choose_engine
-    from finetune_platform.training.loss import mean_loss
+    from finetune_platform.training.forward import choose_forward
+    from finetune_platform.training.loop import mean_loss, sorted_batches
     from finetune_platform.training.model import restore_adapter
+    from finetune_platform.training.objectives import Tokens
 
     model = fresh(plan)
     restore_adapter(model, folder)
     rows = tokenised(plan, plan["validation"])
     engine = choose_engine(Path(plan["base"]), rows, 0, "cpu")
-    shapes = engine.shapes(rows)
-    order = sorted(range(len(rows)), key=lambda i: (shapes[i].family, shapes[i].tokens))
-    return round(mean_loss(model, rows, split_by_tokens(order, shapes, 2048), engine), 5)
+    tokens = Tokens(rows, engine.shapes(rows))
+    loss, _ = mean_loss(choose_forward(model, engine), tokens, sorted_batches(tokens, 2048))
+    return round(loss, 5)
 
 
 if __name__ == "__main__":

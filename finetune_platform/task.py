@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from finetune_platform.model_ref import BaseModelRef, Sha256
-from finetune_platform.rows import SLICE_FIELDS
+from finetune_platform.rows import SLICE_FIELDS, Kind
 from finetune_platform.strict import Cron, Strict, checked_regex, nearest
 from finetune_platform.task_drift import Drift
 from finetune_platform.task_judge import Judge
@@ -165,14 +165,27 @@ class Lora(Strict):
     use_dora: bool = False
 
 
+Method = Literal["cpt", "sft", "dpo", "orpo", "kto"]
+
+KIND_OF: dict[Method, Kind] = {
+    "cpt": "text",
+    "sft": "sft",
+    "dpo": "preference",
+    "orpo": "preference",
+    "kto": "unpaired_preference",
+}
+"""The rows of a dataset that each method trains on."""
+
+
 class Stage(Strict):
-    """One training stage, by TRL's SFTConfig names.
+    """One training stage, by TRL's names: `cpt` on documents, `sft` on answers, `dpo`, `orpo`, `kto` on preferences.
 
     `save_steps` and `eval_steps` count optimizer steps; `max_length` counts tokens of prompt and answer.
-    `dtype: auto` is bfloat16 where the hardware multiplies it natively, else float32.
+    `dtype: auto` is bfloat16 where the hardware multiplies it natively, else float32. `beta` is for preferences,
+    `desirable_weight` and `undesirable_weight` for `kto`.
     """
 
-    method: Literal["sft"] = "sft"
+    method: Method = "sft"
     peft: Lora = Lora()
     num_train_epochs: float = Field(default=2.0, gt=0)
     per_device_train_batch_size: int = Field(default=16, gt=0)
@@ -188,13 +201,31 @@ class Stage(Strict):
     eval_steps: int = Field(default=50, gt=0)
     seed: int = 0
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    beta: float = Field(default=0.1, gt=0)
+    desirable_weight: float = Field(default=1.0, gt=0)
+    undesirable_weight: float = Field(default=1.0, gt=0)
+
+    @property
+    def kind(self) -> Kind:
+        """The rows of a dataset that it trains on."""
+        return KIND_OF[self.method]
 
 
 class Training(Strict):
     """How the adapter is trained: the stages in order, by how many `processes` together; `auto`: one for every GPU."""
 
-    stages: list[Stage] = Field(default=[Stage()], min_length=1, max_length=1)
+    stages: list[Stage] = Field(default=[Stage()], min_length=1)
     processes: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
+
+    @model_validator(mode="after")
+    def one_adapter(self) -> "Training":
+        for number, stage in enumerate(self.stages[1:], 1):
+            if stage.peft != self.stages[0].peft:
+                raise ValueError(
+                    f"stages[{number}].peft differs from stages[0].peft: stages train one adapter after the other, so "
+                    "write the same in all"
+                )
+        return self
 
 
 class EntityFormat(Strict):

@@ -1,7 +1,7 @@
 """The training process: `python -m finetune_platform.training --task-file tasks/x.yaml --dataset ds-…`.
 
 It runs alone or under Dagster Pipes, and ends with 0 (done), 75 (stopped at a checkpoint: the same command goes on),
-or an error's own code. What it runs stands in `run.py`.
+or an error's own code. What it runs stands in `chain.py`.
 """
 
 import argparse
@@ -21,12 +21,13 @@ from finetune_platform.progress import Report
 from finetune_platform.settings import Launched, settings
 from finetune_platform.task import Task
 from finetune_platform.task_file import load_task
+from finetune_platform.training.chain import run_training
 from finetune_platform.training.lake_pipes import lake_pipes
 from finetune_platform.training.lifeline import StopRequest, end_by_signal, exit_with_parent
 from finetune_platform.training.loop import Stopped
 from finetune_platform.training.processes import Processes, joined
-from finetune_platform.training.run import run_training
 from finetune_platform.training.start_processes import processes_here, start_processes
+from finetune_platform.training.surroundings import Surroundings
 
 STOPPED_EXIT_CODE = 75
 """EX_TEMPFAIL: try the same again."""
@@ -94,12 +95,14 @@ def _train(
             _dataset(lake, task.name, options.dataset),
             lake,
             place.cache_dir,
-            place.finetune_home / "work",
-            place.mlflow_tracking_uri,
-            report,
-            stop=stop,
-            progress_every_s=options.progress_every,
-            tags=tags,
+            Surroundings(
+                place.finetune_home / "work",
+                place.mlflow_tracking_uri,
+                report,
+                stop=stop,
+                progress_every_s=options.progress_every,
+                tags=tags,
+            ),
             warm_start=_adapter(lake, task.name, options.warm_start),
             processes=processes,
         )

@@ -11,8 +11,10 @@ from typing import Any
 from finetune_platform.errors import PermanentError, StorageFailed
 from finetune_platform.lake import Lake
 from finetune_platform.training.batches import Step
+from finetune_platform.training.engine import Engine
+from finetune_platform.training.loss import LOGITS_AT_ONCE
 from finetune_platform.training.model import trainable
-from finetune_platform.training.rows import TrainRow
+from finetune_platform.training.objectives import Objective
 
 TOKENS_PER_FORWARD = {"cpu": 2048, "cuda": 8192}
 """Most tokens of one forward pass: enough to keep the hardware busy, few enough for its memory."""
@@ -21,11 +23,18 @@ BYTES_A_TRAINABLE = 40
 """Of checkpoint and final adapter on disk: weights, their float32 copies, AdamW's two moments, in flight and kept."""
 
 
-def memory_needed(model: Any, rows: Sequence[TrainRow], plan: Sequence[Step]) -> int:
+def memory_needed(model: Any, objective: Objective, plan: Sequence[Step], engine: Engine) -> int:
     """Bytes that the largest forward and backward pass takes beyond the loaded model, estimated from its shape.
 
     Each layer keeps about ten vectors of the hidden size and four of the intermediate size for a token; logits exist
-    three times in float32 (logits, softmax, gradient); gradients and AdamW take 20 bytes a trainable weight.
+    three times in float32 (logits, softmax, gradient), of so many tokens at a time; gradients and AdamW take 20 bytes
+    a trainable weight.
+
+    Args:
+        model: Loaded, with its adapter.
+        objective: Whose units `plan` numbers.
+        plan: Every step of the run.
+        engine: Says how many tokens a pass computes.
     """
     config = model.get_base_model().config.get_text_config()
     adapter = trainable(model)
@@ -34,8 +43,9 @@ def memory_needed(model: Any, rows: Sequence[TrainRow], plan: Sequence[Step]) ->
     per_token = config.num_hidden_layers * (10 * config.hidden_size + 4 * intermediate) * width
     largest = 0
     for batch in {batch for step in plan for batch in step.batches}:
-        tokens = len(batch) * max(rows[i].inputs for i in batch)
-        supervised = sum(rows[i].supervised for i in batch)
+        rows = objective.rows(batch)
+        tokens = engine.tokens(rows)
+        supervised = min(sum(row.supervised for row in rows), LOGITS_AT_ONCE)
         largest = max(largest, tokens * per_token + supervised * config.vocab_size * 12)
     return largest + sum(p.numel() for p in adapter) * 20
 

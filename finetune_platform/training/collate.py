@@ -24,6 +24,7 @@ class Batch(NamedTuple):
         positions: (n,) places in `input_ids`, flattened, whose output predicts a supervised token.
         targets: (n,) the supervised tokens.
         weights: (n,) how much each counts, float32.
+        owners: (n,) which row each belongs to.
     """
 
     input_ids: "torch.Tensor"
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     positions: "torch.Tensor"
     targets: "torch.Tensor"
     weights: "torch.Tensor"
+    owners: "torch.Tensor"
 
 
 def shared_tokens(rows: Sequence[TrainRow]) -> int:
@@ -58,13 +60,14 @@ def packed(rows: Sequence[TrainRow], pad_token_id: int, device: "torch.device | 
     shared = shared_tokens(rows)
     lengths = [max(row.inputs, 1) - shared for row in rows]
     ids, places = list(rows[0].input_ids[:shared]), list(range(shared))
-    positions, targets, weights = [], [], []
-    for row, length in zip(rows, lengths, strict=True):
+    positions, targets, weights, owners = [], [], [], []
+    for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         start = len(ids) - shared
         for i, weight in _supervised(row):
             positions.append(i - 1 if i <= shared else start + i - 1)
             targets.append(row.input_ids[i])
             weights.append(weight)
+            owners.append(number)
         ids += row.input_ids[shared : shared + length]
         places += range(shared, shared + length)
     if torch.device(device).type == "cuda":
@@ -75,7 +78,7 @@ def packed(rows: Sequence[TrainRow], pad_token_id: int, device: "torch.device | 
         torch.tensor([ids], device=device),
         torch.tensor([places], device=device),
         layout_of(shared, lengths, len(ids), device),
-        *_predicted(positions, targets, weights, device),
+        *_predicted(positions, targets, weights, owners, device),
     )
 
 
@@ -84,7 +87,7 @@ def padded(rows: Sequence[TrainRow], pad_token_id: int, device: "torch.device | 
     import torch
 
     width = max(max(row.inputs for row in rows), 1)
-    ids, positions, targets, weights = [], [], [], []
+    ids, positions, targets, weights, owners = [], [], [], [], []
     for number, row in enumerate(rows):
         inputs = row.input_ids[: row.inputs]
         ids.append(inputs + [pad_token_id] * (width - len(inputs)))
@@ -92,7 +95,8 @@ def padded(rows: Sequence[TrainRow], pad_token_id: int, device: "torch.device | 
             positions.append(number * width + i - 1)
             targets.append(row.input_ids[i])
             weights.append(weight)
-    return Batch(torch.tensor(ids, device=device), None, None, *_predicted(positions, targets, weights, device))
+            owners.append(number)
+    return Batch(torch.tensor(ids, device=device), None, None, *_predicted(positions, targets, weights, owners, device))
 
 
 def _supervised(row: TrainRow) -> list[tuple[int, float]]:
@@ -100,12 +104,17 @@ def _supervised(row: TrainRow) -> list[tuple[int, float]]:
 
 
 def _predicted(
-    positions: list[int], targets: list[int], weights: list[float], device: "torch.device | str"
-) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    positions: list[int],
+    targets: list[int],
+    weights: list[float],
+    owners: list[int],
+    device: "torch.device | str",
+) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]":
     import torch
 
     return (
         torch.tensor(positions, dtype=torch.long, device=device),
         torch.tensor(targets, dtype=torch.long, device=device),
         torch.tensor(weights, dtype=torch.float32, device=device),
+        torch.tensor(owners, dtype=torch.long, device=device),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune_platform.training.batches import Shape
-from finetune_platform.training.collate import Batch, packed, padded
+from finetune_platform.training.collate import Batch, packed, padded, shared_tokens
 from finetune_platform.training.families import shapes_of
 from finetune_platform.training.rows import TrainRow
 
@@ -24,6 +24,14 @@ class Engine(NamedTuple):
     def batch(self, rows: Sequence[TrainRow]) -> Batch:
         """The tensors of one forward pass."""
         return (packed if self.packs else padded)(rows, self.pad_token_id, self.device)
+
+    def tokens(self, rows: Sequence[TrainRow]) -> int:
+        """How many tokens a forward pass of some rows computes, padding included."""
+        inputs = [max(row.inputs, 1) for row in rows]
+        if not self.packs:
+            return len(rows) * max(inputs)
+        shared = shared_tokens(rows)
+        return shared + sum(inputs) - len(rows) * shared
 
     def shapes(self, rows: Sequence[TrainRow]) -> list[Shape]:
         """The rows as the plan takes them."""

@@ -127,13 +127,13 @@ def _stage(
     data = read_data(lake, dataset, base, tokenizer, stage, task.system_prompt, device.kind, report)
     model = skeleton(base.path, base.name, stage.peft, choose_precision(stage.dtype, device.kind).dtype)
     network = network_of(model)
-    work = work_of(network, data.plan, data.rows, data.engine.packs, data.validation, stage.eval_steps)
+    work = work_of(network, data.plan, data.objective, data.engine.packs, data.held_out, stage.eval_steps)
     return StageForecast(
         stage.method,
-        len(data.rows),
+        len(data.objective.shapes),
         work,
         network.bytes,
-        memory_needed(model, data.rows, data.plan),
+        memory_needed(model, data.objective, data.plan, data.engine),
         max(work.flops / rate.flops, _reading(network, work, device)),
         work.validation_flops / rate.flops,
     )

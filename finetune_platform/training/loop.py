@@ -6,17 +6,17 @@ Nothing here writes a file or prints. Resuming is starting at a later step with 
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from finetune_platform.errors import PermanentError
 from finetune_platform.training.batches import Step, split_by_tokens
-from finetune_platform.training.engine import Engine
-from finetune_platform.training.loss import mean_loss, supervised_loss
+from finetune_platform.training.forward import Forward
+from finetune_platform.training.objectives import Objective
 from finetune_platform.training.optimizer import AdapterOptimizer
 from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.random_state import random_state, restore_random_state
-from finetune_platform.training.rows import TrainRow
 
 
 class StepLog(NamedTuple):
@@ -31,6 +31,8 @@ class StepLog(NamedTuple):
         rows: Rows of the step; `tokens` likewise, template included, padding not.
         seconds: Of the step, validation not included.
         validation_loss: After the step, where it was measured.
+        measures: Of preferences: `reward_margin`, `reward_accuracy`, means over the step's units before the step; with
+            `validation_` before the name, of the validation units after it.
     """
 
     step: int
@@ -44,6 +46,7 @@ class StepLog(NamedTuple):
     rows_per_second: float
     tokens_per_second: float
     validation_loss: float | None = None
+    measures: dict[str, float] = {}
 
     def line(self) -> str:
         return json.dumps(self._asdict(), allow_nan=False)
@@ -62,17 +65,16 @@ class Stopped(Exception):
 
 
 def train_steps(
-    model: Any,
+    forward: Forward,
     optimizer: AdapterOptimizer,
-    rows: Sequence[TrainRow],
+    objective: Objective,
     plan: Sequence[Step],
     rates: Sequence[float],
     *,
-    validation: Sequence[TrainRow],
+    held_out: Objective | None,
     eval_steps: int,
     tokens_per_forward: int,
     max_grad_norm: float,
-    engine: Engine,
     start: int = 0,
     stop: Callable[[], bool] = lambda: False,
     processes: Processes = ALONE,
@@ -80,16 +82,15 @@ def train_steps(
     """Trains from step `start` on; yields after every step, the same at every process.
 
     Args:
-        model: A PEFT model; its trainable weights are the optimizer's.
+        forward: A PEFT model, whose trainable weights are the optimizer's, and the way through it.
         optimizer: Moves them.
-        rows: What `plan` numbers.
+        objective: What is made smaller; `plan` numbers its units.
         plan: Every step of the whole run.
         rates: The learning rate of every step.
-        validation: Rows of the validation loss, measured every `eval_steps` and at the end; may be empty.
+        held_out: Of the validation loss, measured every `eval_steps` and at the end; None for none.
         eval_steps: Steps between two measurements.
         tokens_per_forward: Most tokens of a forward pass without a gradient.
         max_grad_norm: Where gradients are clipped.
-        engine: Makes the tensors of a batch.
         start: Steps done before.
         stop: Asked before every forward pass.
         processes: That share the work.
@@ -98,22 +99,21 @@ def train_steps(
         Stopped: `stop` said so, at this process or another; the step under way is undone.
         PermanentError: A loss or gradient is not finite; nothing has moved in that step.
     """
-    shapes = engine.shapes(validation)
-    order = sorted(range(len(validation)), key=lambda i: (shapes[i].family, shapes[i].tokens))
-    validation_batches = split_by_tokens(order, shapes, tokens_per_forward)[processes.rank :: processes.size]
-    inputs = [max(row.inputs, 1) for row in rows]
-    model.train()
+    batches = [] if held_out is None else sorted_batches(held_out, tokens_per_forward)
+    inputs = [sum(max(row.inputs, 1) for row in objective.rows([unit])) for unit in range(len(objective.shapes))]
+    forward.model.train()
     for number in range(start, len(plan)):
         step, began = plan[number], time.perf_counter()
         mine = processes.share(step.batches, inputs)
-        loss = _gradient(model, optimizer, rows, step, mine, engine, number, stop, processes)
+        loss, measures = _gradient(forward, optimizer, objective, step, mine, number, stop, processes)
         norm = optimizer.step(rates[number], max_grad_norm) if math.isfinite(loss) else math.nan
         if not math.isfinite(norm):
             raise _not_finite(number + 1, loss, norm, rates[number])
         seconds = time.perf_counter() - began
-        tokens = sum(len(rows[i].input_ids) for batch in step.batches for i in batch)
-        measure = validation and ((number + 1) % eval_steps == 0 or number + 1 == len(plan))
-        measured = mean_loss(model, validation, validation_batches, engine) if measure else None
+        tokens = sum(len(row.input_ids) for batch in step.batches for row in objective.rows(batch))
+        measured = None
+        if held_out is not None and ((number + 1) % eval_steps == 0 or number + 1 == len(plan)):
+            measured = mean_loss(forward, held_out, batches[processes.rank :: processes.size], processes)
         yield StepLog(
             step=number + 1,
             epoch=round(step.epoch, 4),
@@ -125,39 +125,73 @@ def train_steps(
             seconds=round(seconds, 4),
             rows_per_second=round(step.rows / seconds, 2),
             tokens_per_second=round(tokens / seconds, 1),
-            validation_loss=None if measured is None else processes.sums(measured)[0],
+            validation_loss=None if measured is None else measured[0],
+            measures={**measures, **({f"validation_{k}": v for k, v in measured[1].items()} if measured else {})},
         )
 
 
 def _gradient(
-    model: Any,
+    forward: Forward,
     optimizer: AdapterOptimizer,
-    rows: Sequence[TrainRow],
+    objective: Objective,
     step: Step,
     mine: Sequence[Sequence[int]],
-    engine: Engine,
     steps_done: int,
     stop: Callable[[], bool],
     processes: Processes,
-) -> float:
-    """Leaves the gradient of the step's mean loss in the parameters; returns that loss."""
+) -> tuple[float, dict[str, float]]:
+    """Leaves the gradient of the step's mean loss in the parameters; returns that loss and the measures."""
     before = random_state()
-    total_weight = sum(sum(rows[i].weights) for batch in step.batches for i in batch)
-    loss, asked = 0.0, False
+    weight = sum(objective.weight(batch) for batch in step.batches)
+    sums, asked = Counter[str](), False
     for batch in mine:
         if asked := stop():
             break
-        part = supervised_loss(model, engine.batch([rows[i] for i in batch])) / total_weight
-        part.backward()
-        loss += part.item()
+        part = objective.loss(forward, batch)
+        (part.total / weight).backward()
+        sums.update({"loss": part.total.item(), **part.measures})
     # Here and nowhere else: one that left earlier would leave the others waiting for its sums.
-    loss, stopped = processes.sums(loss, asked)
+    names = ("loss", *objective.measured)
+    *values, stopped = processes.sums(*(sums[name] / weight for name in names), asked)
     if stopped:
         optimizer.drop_gradients()
         restore_random_state(before)
         raise Stopped(steps_done)
     processes.add_gradients(optimizer.parameters)
-    return loss
+    loss, *measures = values
+    return loss, dict(zip(objective.measured, measures, strict=True))
+
+
+def sorted_batches(objective: Objective, tokens_per_forward: int) -> list[tuple[int, ...]]:
+    """All units in forward passes of about equal rows."""
+    shapes = objective.shapes
+    order = sorted(range(len(shapes)), key=lambda unit: (shapes[unit].family, shapes[unit].tokens))
+    return split_by_tokens(order, shapes, tokens_per_forward)
+
+
+def mean_loss(
+    forward: Forward, objective: Objective, batches: Sequence[Sequence[int]], processes: Processes = ALONE
+) -> tuple[float, dict[str, float]]:
+    """The mean loss over all units without a gradient, and the means of what is measured beside it.
+
+    Args:
+        forward: The model and the way through it.
+        objective: What is measured.
+        batches: This process's units.
+        processes: That share the work.
+    """
+    import torch
+
+    sums, was_training = Counter[str](), forward.model.training
+    forward.model.eval()
+    with torch.no_grad():
+        for batch in batches:
+            part = objective.loss(forward, batch)
+            sums.update({"loss": part.total.item(), **part.measures})
+    forward.model.train(was_training)
+    weight = objective.weight(range(len(objective.shapes)))
+    loss, *measures = processes.sums(*(sums[name] / weight for name in ("loss", *objective.measured)))
+    return loss, dict(zip(objective.measured, measures, strict=True))
 
 
 def _not_finite(step: int, loss: float, norm: float, rate: float) -> PermanentError:

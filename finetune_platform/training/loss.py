@@ -4,44 +4,78 @@ The vocabulary is the widest layer of a small model, so its logits are computed 
 batch belong in `collate.py`.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune_platform.training.collate import Batch
-from finetune_platform.training.engine import Engine
 from finetune_platform.training.packed_attention import attending
 from finetune_platform.training.rows import TrainRow
 
 if TYPE_CHECKING:
     import torch
 
+    from finetune_platform.training.fused.decoder import FusedDecoder
 
-def supervised_loss(model: Any, batch: Batch) -> "torch.Tensor":
-    """Sum over supervised tokens of weight times cross-entropy in nats; computed in float32.
+LOGITS_AT_ONCE = 1024
+"""Supervised tokens whose logits are in memory at a time; those of more are computed again for the gradient."""
+
+
+def log_probs(model: Any, batch: Batch, fused: "FusedDecoder | None" = None) -> "torch.Tensor":
+    """The logarithm of the probability of each supervised token, in float32.
 
     Args:
         model: A causal language model of transformers inside a PEFT model.
-        batch: From `Engine.batch`.
+        batch: From `Engine.batch`; n supervised tokens.
+        fused: Computes the model's hidden states in its place.
 
     Returns:
-        A scalar with a gradient. Divide by the sum of weights for the mean.
+        (n,) in nats, with a gradient.
     """
-    from torch.nn.functional import cross_entropy
+    import torch
+    from torch.utils.checkpoint import checkpoint
 
     base = model.get_base_model()
-    decoder = base.get_decoder()
+    if fused is not None and batch.layout is not None and batch.position_ids is not None:
+        hidden = fused(batch.input_ids, batch.position_ids, batch.layout, batch.positions)
+    else:
+        hidden = _last_hidden(base.get_decoder(), batch).flatten(0, 1).index_select(0, batch.positions)
+    head = base.get_output_embeddings()
+    if len(hidden) <= LOGITS_AT_ONCE:
+        return _of_targets(head, hidden, batch.targets)
+    parts = zip(hidden.split(LOGITS_AT_ONCE), batch.targets.split(LOGITS_AT_ONCE), strict=True)
+    return torch.cat([checkpoint(_of_targets, head, part, targets, use_reentrant=False) for part, targets in parts])
+
+
+def _last_hidden(decoder: Any, batch: Batch) -> "torch.Tensor":
     with attending(decoder, batch.layout) as keywords:
         # No mask: with right padding causal attention alone keeps padding away, and only then are its kernels fast.
-        hidden = decoder(
+        hidden: torch.Tensor = decoder(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
             attention_mask=None,
             use_cache=False,
             **keywords,
         ).last_hidden_state
-    predicting = hidden.flatten(0, 1).index_select(0, batch.positions)
-    logits = base.get_output_embeddings()(predicting).float()
-    return (cross_entropy(logits, batch.targets, reduction="none") * batch.weights).sum()
+    return hidden
+
+
+def _of_targets(head: Any, hidden: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    from torch.nn.functional import cross_entropy
+
+    return -cross_entropy(head(hidden).float(), targets, reduction="none")
+
+
+def supervised_loss(model: Any, batch: Batch, fused: "FusedDecoder | None" = None) -> "torch.Tensor":
+    """Sum over supervised tokens of weight times cross-entropy in nats; computed in float32.
+
+    Args:
+        model: As in `log_probs`.
+        batch: From `Engine.batch`.
+        fused: As in `log_probs`.
+
+    Returns:
+        A scalar with a gradient. Divide by the sum of weights for the mean.
+    """
+    return -(log_probs(model, batch, fused) * batch.weights).sum()
 
 
 def full_logits_loss(model: Any, row: TrainRow, device: "torch.device | str") -> "torch.Tensor":
@@ -53,22 +87,3 @@ def full_logits_loss(model: Any, row: TrainRow, device: "torch.device | str") ->
     logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
     weights = torch.tensor(row.weights[1:], dtype=torch.float32, device=device)
     return (cross_entropy(logits, ids[0, 1:], reduction="none") * weights).sum()
-
-
-def mean_loss(
-    model: Any,
-    rows: Sequence[TrainRow],
-    batches: Sequence[Sequence[int]],
-    engine: Engine,
-) -> float:
-    """Mean loss over all supervised tokens of `rows` without a gradient, in nats a token."""
-    import torch
-
-    total = 0.0
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        for batch in batches:
-            total += supervised_loss(model, engine.batch([rows[i] for i in batch])).item()
-    model.train(was_training)
-    return total / sum(weight for row in rows for weight in row.weights)

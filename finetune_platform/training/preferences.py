@@ -77,8 +77,8 @@ def _answered(example: Example, answer: Message) -> Example:
 
 
 def _pair(chosen: TrainRow, rejected: TrainRow) -> Pair:
-    prompt = _prompt_tokens(chosen)
-    if chosen.input_ids[:prompt] != rejected.input_ids[: _prompt_tokens(rejected)]:
+    prompt = prompt_tokens(chosen)
+    if chosen.input_ids[:prompt] != rejected.input_ids[: prompt_tokens(rejected)]:
         raise BadInput(
             f"{chosen.place}: the tokens of the prompt are not the same before both answers, so the two could not be "
             "compared",
@@ -87,5 +87,6 @@ def _pair(chosen: TrainRow, rejected: TrainRow) -> Pair:
     return Pair(chosen, rejected, prompt)
 
 
-def _prompt_tokens(row: TrainRow) -> int:
+def prompt_tokens(row: TrainRow) -> int:
+    """How many tokens stand before the first one that counts."""
     return next(i for i, weight in enumerate(row.weights) if weight > 0)

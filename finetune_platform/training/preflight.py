@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from finetune_platform.errors import PermanentError
-from finetune_platform.training.engine import Engine
-from finetune_platform.training.loss import full_logits_loss, supervised_loss
+from finetune_platform.training.forward import Forward
+from finetune_platform.training.loss import full_logits_loss
 from finetune_platform.training.model import trainable
 from finetune_platform.training.rows import TrainRow
 
@@ -39,7 +39,7 @@ def supervised_texts(rows: Sequence[TrainRow], tokenizer: "PreTrainedTokenizerBa
     return [tokenizer.decode([t for t, w in zip(row.input_ids, row.weights, strict=True) if w > 0]) for row in shown]
 
 
-def compare_with_separate_rows(model: Any, rows: Sequence[TrainRow], engine: Engine) -> dict[str, float]:
+def compare_with_separate_rows(forward: Forward, rows: Sequence[TrainRow]) -> dict[str, float]:
     """Loss and gradient of a few short rows, once as one batch and once each row alone, in float32.
 
     The separate rows go through the model's own logits, so an architecture that does more after its last hidden
@@ -51,13 +51,14 @@ def compare_with_separate_rows(model: Any, rows: Sequence[TrainRow], engine: Eng
     Raises:
         PermanentError: They differ by more than rounding.
     """
-    compared = _short_rows_of_different_length(rows)
+    compared, model = _short_rows_of_different_length(rows), forward.model
+    device = forward.engine.device
     with _in_float32(model):
-        together = supervised_loss(model, engine.batch(compared))
+        together = forward.supervised_loss(compared)
         batched = _gradient(model, together)
         alone = sum(
-            (full_logits_loss(model, row, engine.device) for row in compared[1:]),
-            full_logits_loss(model, compared[0], engine.device),
+            (full_logits_loss(model, row, device) for row in compared[1:]),
+            full_logits_loss(model, compared[0], device),
         )
         separate = _gradient(model, alone)
     differences = {

@@ -3,7 +3,7 @@
 The checks themselves belong in `preflight.py` and `capacity.py`; the steps in `loop.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,17 +24,31 @@ from finetune_platform.training.capacity import (
     require_memory,
 )
 from finetune_platform.training.engine import Engine, choose_engine
+from finetune_platform.training.forward import Forward, choose_forward
 from finetune_platform.training.model import load_for_training, training_device
+from finetune_platform.training.objectives import DirectPreference, KahnemanTversky, Objective
 from finetune_platform.training.preflight import compare_with_separate_rows, supervised_texts
 from finetune_platform.training.replay import Earlier, mix
-from finetune_platform.training.rows import TrainRow, read_split, tokenise
+from finetune_platform.training.rows import TrainRow, read_split
+from finetune_platform.training.units import units_of
 
 
 class Data(NamedTuple):
-    """Tokenised splits, the plan over the training rows and how it is computed; `replayed` were trained on before."""
+    """Tokenised splits, the plan over the training units and how they are computed.
 
+    Attributes:
+        objective: Of the training split; `held_out` of the validation split, None where that has no such rows.
+        rows: What the objective reads, every row once.
+        golden: Examples to answer when training is done.
+        plan: The steps.
+        supervised_texts: What the first rows are trained to say.
+        replayed: Rows that were trained on before; None without a warm start.
+        engine: Of every forward pass.
+    """
+
+    objective: Objective
+    held_out: Objective | None
     rows: list[TrainRow]
-    validation: list[TrainRow]
     golden: list[Example]
     plan: list[Step]
     supervised_texts: list[str]
@@ -45,12 +59,16 @@ class Data(NamedTuple):
 class Prepared(NamedTuple):
     """A run that may start."""
 
-    model: Any
+    forward: Forward
     tokenizer: Any
     precision: Precision
     device: str
     data: Data
     preflight: dict[str, Any]
+
+    @property
+    def model(self) -> Any:
+        return self.forward.model
 
 
 def prepare(
@@ -63,6 +81,7 @@ def prepare(
     report: Report,
     *,
     earlier: Earlier | None = None,
+    begin: Callable[[Any], None] = lambda model: None,
 ) -> Prepared:
     """Reads, tokenises, plans, loads and proves.
 
@@ -75,6 +94,7 @@ def prepare(
         work_dir: For unfinished files.
         report: Told of every step.
         earlier: What a warm start's adapter has been trained on.
+        begin: Puts the weights into the model at which training begins.
 
     Raises:
         BadInput: A row does not fit the template or `max_length`; the adapter's options do not fit the model.
@@ -89,15 +109,22 @@ def prepare(
     model, precision = load_for_training(
         base.path, base.name, stage.peft, dtype=stage.dtype, device=device, seed=stage.seed
     )
-    report(f"training: computing in {precision.dtype} on {device}: {precision.reason}")
-    needed, available = memory_needed(model, data.rows, data.plan), memory_available(device)
+    forward = choose_forward(model, data.engine)
+    report(f"training: computing in {precision.dtype} on {device}: {precision.reason}; {forward.reason}")
+    needed, available = memory_needed(model, data.objective, data.plan, data.engine), memory_available(device)
     require_memory(needed, available, f"{base.name} on {device}")
     require_disk(model, work_dir, lake, stage.save_total_limit)
-    differences = compare_with_separate_rows(model, data.rows, data.engine)
+    differences = compare_with_separate_rows(forward, data.rows)
     report(
         "preflight: a batch and its rows alone agree to "
         f"{differences['loss_difference']:.1e} in the loss, {differences['gradient_difference']:.1e} in the gradient"
     )
+    # After the comparison: what a fresh adapter's rounding is, a trained one's large scores may multiply.
+    begin(model)
+    for objective in (data.objective, data.held_out):
+        if isinstance(objective, DirectPreference | KahnemanTversky):
+            report("training: the reference is the model as it is now; its log-probabilities are computed")
+            objective.refer(forward)
     preflight = {
         "supervised_texts": data.supervised_texts,
         "chat_template_sha256": base.chat_template_sha256,
@@ -105,7 +132,7 @@ def prepare(
         "memory_needed_bytes": needed,
         "memory_available_bytes": available,
     }
-    return Prepared(model, tokenizer, precision, device, data, preflight)
+    return Prepared(forward, tokenizer, precision, device, data, preflight)
 
 
 def read_data(
@@ -119,33 +146,44 @@ def read_data(
     report: Report,
     earlier: Earlier | None = None,
 ) -> Data:
-    """The dataset's training and validation rows with their plan."""
-    train, replayed = read_split(lake, dataset, "train"), None
-    if earlier is not None:
+    """The dataset's training and validation rows of the stage's kind, with their plan."""
+    train, replayed = read_split(lake, dataset, "train", stage.kind), None
+    if earlier is not None and stage.method == "sft":
         train, replayed = mix(train, earlier, stage.seed)
         report(f"training: {len(train) - replayed} rows are new to the adapter, {replayed} are replayed")
-    validation = read_split(lake, dataset, "validation") if "validation" in dataset.splits else []
-    rows = tokenise(train, tokenizer, system_prompt, stage.max_length)
-    if not rows:
-        raise BadInput(f"{lake.url_of(dataset.path)}: the training split is empty", "add rows to the task's sources")
-    texts = supervised_texts(rows, tokenizer)
-    taught = _taught(rows)
-    if len(taught) < len(rows):
-        report(f"training: {len(rows) - len(taught)} rows have only turns of weight 0 and are left out")
-    engine = choose_engine(base.path, taught, tokenizer.pad_token_id, device)
+    if not train:
+        raise BadInput(
+            f"{lake.url_of(dataset.path)}: the training split has no rows of kind {stage.kind}, which {stage.method} "
+            "trains on",
+            "add such rows to the task's sources",
+        )
+    validation = read_split(lake, dataset, "validation", stage.kind) if "validation" in dataset.splits else []
+    taught = units_of(train, tokenizer, stage, system_prompt)
+    if left_out := taught.without:
+        report(f"training: {left_out} rows have only turns of weight 0 and are left out")
+    texts = supervised_texts(taught.rows, tokenizer)
+    engine = choose_engine(base.path, taught.rows, tokenizer.pad_token_id, device)
+    objective = taught.objective(stage, engine)
     plan = plan_steps(
-        engine.shapes(taught),
+        objective.shapes,
         epochs=stage.num_train_epochs,
         batch_size=stage.per_device_train_batch_size,
         gradient_accumulation_steps=stage.gradient_accumulation_steps,
         tokens_per_forward=TOKENS_PER_FORWARD[device],
         seed=stage.seed,
     )
-    held_out = _taught(tokenise(validation, tokenizer, system_prompt, stage.max_length))
-    report(f"training: {len(taught)} rows, {sum(r.supervised for r in taught)} supervised tokens, {len(plan)} steps")
+    held_out = units_of(validation, tokenizer, stage, system_prompt)
+    supervised = sum(row.supervised for row in taught.rows)
+    report(f"training: {len(objective.shapes)} {taught.noun}, {supervised} supervised tokens, {len(plan)} steps")
     report(f"training: {engine.reason}")
-    return Data(taught, held_out, validation, plan, texts, replayed, engine)
-
-
-def _taught(rows: Sequence[TrainRow]) -> list[TrainRow]:
-    return [row for row in rows if row.supervised]
+    golden = validation if stage.kind == "sft" else read_split(lake, dataset, "validation")
+    return Data(
+        objective,
+        held_out.objective(stage, engine) if held_out.rows else None,
+        taught.rows,
+        golden,
+        plan,
+        texts,
+        replayed,
+        engine,
+    )

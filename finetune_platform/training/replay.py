@@ -1,6 +1,6 @@
 """Which rows a warm start trains on: those its adapter has not seen, and some of those it has, against forgetting.
 
-Where the weights begin belongs in `warm_start.py`.
+Where the weights begin belongs in `beginning.py`.
 """
 
 import random
@@ -12,7 +12,8 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import AdapterManifest, DatasetManifest
 from finetune_platform.rows import SLICE_FIELDS, Example
 from finetune_platform.training.rows import read_split
-from finetune_platform.training.warm_start import MEND
+
+MEND = "train from scratch: leave retraining.warm_start out"
 
 
 class Earlier(NamedTuple):

@@ -1,4 +1,4 @@
-"""A training run from a dataset to a published adapter, or the rest of one that was killed.
+"""One stage of training from a dataset to a published adapter, or the rest of one that was killed.
 
 Its id is the hash of what decides its outcome: a finished run is returned, an unfinished one goes on from its newest
 whole checkpoint. Preparing belongs in `prepare.py`, the process around a run in `__main__.py`.
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from finetune_platform.identity import content_id
-from finetune_platform.inference.base_models import ResolvedModel, resolve_base_model
+from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.inference.precision import choose_precision
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, AdapterManifest, DatasetManifest, TrainingManifest
+from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, TrainingManifest
 from finetune_platform.progress import Report, Ticker
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.task import Stage, Task
-from finetune_platform.task_labeling import WarmStart
 from finetune_platform.training import TRAINING_VERSION
 from finetune_platform.training.attempts import attempt
+from finetune_platform.training.beginning import FRESH, Beginning, begin_at
 from finetune_platform.training.capacity import TOKENS_PER_FORWARD
 from finetune_platform.training.checkpoints import (
     CheckpointRecord,
@@ -40,10 +40,9 @@ from finetune_platform.training.optimizer import AdapterOptimizer, learning_rate
 from finetune_platform.training.prepare import Prepared, prepare
 from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.random_state import random_state, seed_everything
-from finetune_platform.training.replay import earlier_rows
+from finetune_platform.training.surroundings import Surroundings
 from finetune_platform.training.tracking import TrackedRun, Tracking, start_tracking
 from finetune_platform.training.usage import usage_of
-from finetune_platform.training.warm_start import begin_at, expect_same_base, stage_of
 
 EDGE_STEPS = 10
 """`first_loss` and `final_loss` are means over so many steps: batches are sorted by length, so one tells little."""
@@ -54,14 +53,14 @@ def training_run_id(
     base_model_revision: str,
     system_prompt: str,
     stage: Stage,
-    warm_start: str | None = None,
+    begins_at: str | None = None,
     replay_share: float = 0.0,
 ) -> str:
     """The id of the run that these decide; `replay_share` is a warm start's."""
     return content_id(
         "tr",
         {
-            **({"warm_start": warm_start, "replay_share": replay_share} if warm_start else {}),
+            **({"begins_at": begins_at, "replay_share": replay_share} if begins_at else {}),
             "dataset": dataset_id,
             "base_model_revision": base_model_revision,
             "system_prompt": system_prompt,
@@ -71,87 +70,76 @@ def training_run_id(
     )
 
 
-def run_training(
+def run_stage(
     task: Task,
+    stage: Stage,
     dataset: DatasetManifest,
+    base: ResolvedModel,
     lake: Lake,
-    cache_dir: Path,
-    work_dir: Path,
-    tracking_uri: str,
-    report: Report,
+    surroundings: Surroundings,
     *,
-    on_metrics: Callable[[StepLog], None] = lambda entry: None,
-    stop: Callable[[], bool] = lambda: False,
-    progress_every_s: float = 2.0,
-    tags: Mapping[str, str] | None = None,
-    warm_start: AdapterManifest | None = None,
+    begins: Beginning = FRESH,
     processes: Processes = ALONE,
 ) -> TrainingManifest:
-    """Trains the task's adapter on a dataset and publishes it.
+    """Trains one stage on a dataset and publishes what it leads to.
 
     Args:
-        task: Whose base model, system prompt and options are used.
+        task: Whose name and system prompt are used.
+        stage: The options.
         dataset: Published in the lake.
+        base: The model.
         lake: Holds dataset, checkpoints and result.
-        cache_dir: Local copies of models.
-        work_dir: Unfinished files; safe to delete while nothing runs.
-        tracking_uri: MLflow's server or database.
-        report: Told of preflight and progress.
-        on_metrics: Told of every step.
-        stop: Asked before every forward pass; True saves a checkpoint and ends the run.
-        progress_every_s: Least seconds between two progress lines.
-        tags: Further MLflow tags, such as the Dagster run.
-        warm_start: A registered adapter at whose weights training begins, by `retraining.warm_start`; None: at
-            fresh ones, with all rows.
+        surroundings: Where it runs and who is told.
+        begins: At which weights, and what they have been trained on.
         processes: That train together and all make this call; the first one writes, tracks and publishes.
 
     Returns:
         The run's manifest: a new one, or that of the finished run with this id.
 
     Raises:
-        Stopped: `stop` said so; the same call goes on from there.
+        Stopped: `surroundings.stop` said so; the same call goes on from there.
         FinetuneError: Naming what to change; checkpoints are kept.
     """
-    base = resolve_base_model(task.base_model, task.folder, lake, cache_dir, report)
-    stage, options = stage_of(task, warm_start is not None), task.retraining.warm_start or WarmStart()
-    begins_at = warm_start.artifact_id if warm_start else None
+    report = surroundings.report
+    replay_share = begins.earlier.replay_share if begins.earlier else 0.0
     run_id = training_run_id(
-        dataset.artifact_id, base.revision, task.system_prompt, stage, begins_at, options.replay_share
+        dataset.artifact_id, base.revision, task.system_prompt, stage, begins.artifact_id, replay_share
     )
     path = f"{task.name}/training_runs/{run_id}"
     if lake.is_published(path):
         report(f"training: {run_id} is finished already")
         return lake.manifest(TrainingManifest, path)
     report(f"training: {run_id}: {base.name}@{base.revision} on {dataset.artifact_id}")
-    earlier = None
-    if warm_start is not None:
-        expect_same_base(warm_start, base)
-        earlier = earlier_rows(warm_start, options.replay_share, lake)
-    own_work = work_dir / (run_id if processes.leads else f"{run_id}-{processes.rank}")
+    own_work = surroundings.work_dir / (run_id if processes.leads else f"{run_id}-{processes.rank}")
     shutil.rmtree(own_work, ignore_errors=True)  # What a killed process of this run left.
-    tracked = _tracked_run(task, dataset, base, stage, run_id, tags or {})
+    tracked = _tracked_run(task, dataset, base, stage, run_id, surroundings.tags)
     begun_at = max(complete_steps(lake, path), default=0)
     with (
         attempt(lake, path, begun_at) if processes.leads else nullcontext(lambda step: None) as reach,
-        _tracked(tracking_uri, lake, tracked, report) if processes.leads else nullcontext() as opening,
+        _tracked(surroundings.tracking_uri, lake, tracked, report) if processes.leads else nullcontext() as opening,
     ):
         # What a measurement decides, the first decides for all.
         dtype = processes.gather(choose_precision(stage.dtype, training_device()).dtype)[0]
         agreed = stage if processes.size == 1 else stage.model_copy(update={"dtype": dtype})
-        prepared = prepare(lake, dataset, base, agreed, task.system_prompt, own_work, report, earlier=earlier)
-        if warm_start is not None:
-            begin_at(prepared.model, warm_start, stage, lake, own_work / "warm_start", report)
+
+        def begin(model: Any) -> None:
+            if begins.files is not None:
+                begin_at(model, begins, lake, own_work / "begins_at", report)
+
+        prepared = prepare(
+            lake, dataset, base, agreed, task.system_prompt, own_work, report, earlier=begins.earlier, begin=begin
+        )
         tracking = opening.result() if opening else None
 
         def told(entry: StepLog) -> None:
             reach(entry.step)
             if tracking:
                 tracking.log_step(entry)
-            on_metrics(entry)
+            surroundings.on_metrics(entry)
 
-        restored = _train(prepared, stage, lake, path, own_work, report, told, stop, progress_every_s, processes)
+        restored = _train(prepared, stage, lake, path, own_work, surroundings, told, processes)
         if tracking:
-            manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins_at)
+            manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins)
             _publish(lake, manifest, prepared, restored.log, own_work, tracking)
             report(f"training: {run_id} is published: final loss {manifest.final_loss:.4f}")
         processes.wait()
@@ -165,14 +153,12 @@ def _train(
     lake: Lake,
     path: str,
     work_dir: Path,
-    report: Report,
+    surroundings: Surroundings,
     told: Callable[[StepLog], None],
-    stop: Callable[[], bool],
-    progress_every_s: float,
     processes: Processes,
 ) -> Restored:
     """All steps that are still to do, with their checkpoints; returns where that led."""
-    model, device, data = prepared.model, prepared.device, prepared.data
+    model, device, data, report = prepared.model, prepared.device, prepared.data, surroundings.report
     optimizer = AdapterOptimizer(trainable(model), stage.weight_decay)
     seed_everything(stage.seed + processes.rank)  # Else all would drop out the same.
     log: list[StepLog] = []
@@ -195,20 +181,21 @@ def _train(
         processes.wait()
 
     rates = learning_rates(len(data.plan), stage.learning_rate, stage.lr_scheduler_type, stage.warmup_ratio)
-    ticker = Ticker(report, "training", len(data.plan), "steps", rate_unit="rows", every_s=progress_every_s)
+    ticker = Ticker(
+        report, "training", len(data.plan), "steps", rate_unit="rows", every_s=surroundings.progress_every_s
+    )
     steps = train_steps(
-        model,
+        prepared.forward,
         optimizer,
-        data.rows,
+        data.objective,
         data.plan,
         rates,
-        validation=data.validation,
+        held_out=data.held_out,
         eval_steps=stage.eval_steps,
         tokens_per_forward=TOKENS_PER_FORWARD[device],
         max_grad_norm=stage.max_grad_norm,
-        engine=prepared.data.engine,
         start=start,
-        stop=stop,
+        stop=surroundings.stop,
         processes=processes,
     )
     try:
@@ -231,7 +218,8 @@ def _train(
 
 def _detail(entry: StepLog) -> str:
     measured = "" if entry.validation_loss is None else f", validation {entry.validation_loss:.4f}"
-    return f"loss {entry.loss:.4f}{measured}"
+    margin = f", margin {entry.measures['reward_margin']:+.3f}" if "reward_margin" in entry.measures else ""
+    return f"loss {entry.loss:.4f}{measured}{margin}"
 
 
 @contextmanager
@@ -274,30 +262,31 @@ def _manifest(
     prepared: Prepared,
     restored: Restored,
     mlflow_run_id: str,
-    begins_at: str | None,
+    begins: Beginning,
 ) -> TrainingManifest:
-    log, data = restored.log, prepared.data
+    log, data, before = restored.log, prepared.data, begins.stages
     seconds = sum(entry.seconds for entry in log)
     measured = [entry.validation_loss for entry in log if entry.validation_loss is not None]
     return TrainingManifest(
         artifact_id=run_id,
         task=task.name,
-        parents={"curated_dataset": dataset.artifact_id, **({"warm_start": begins_at} if begins_at else {})},
+        parents={"curated_dataset": dataset.artifact_id, **({"warm_start": begins.adapter} if begins.adapter else {})},
         code_version=TRAINING_VERSION,
         base_model=base.name,
         base_model_revision=base.revision,
         system_prompt=task.system_prompt,
         chat_template_sha256=base.chat_template_sha256,
-        stages=[stage.model_dump(mode="json")],
+        stages=[*(before.stages if before else []), {"training_run": run_id, **stage.model_dump(mode="json")}],
         steps=len(log),
-        train_rows=len(data.rows),
-        replayed_rows=data.replayed,
+        kinds=sorted({stage.kind, *(before.kinds if before else [])}),
+        train_rows=len(data.objective.shapes),
+        replayed_rows=before.replayed_rows if data.replayed is None and before else data.replayed,
         supervised_tokens=sum(row.supervised for row in data.rows),
         trainable_parameters=sum(p.numel() for p in trainable(prepared.model)),
         first_loss=_mean_loss(log[:EDGE_STEPS]),
         final_loss=_mean_loss(log[-EDGE_STEPS:]),
         validation_loss=measured[-1] if measured else None,
-        train_seconds=round(seconds, 1),
+        train_seconds=round(seconds + (before.train_seconds if before else 0), 1),
         rows_per_second=round(sum(entry.rows for entry in log) / seconds, 2),
         resumed_from_steps=restored.resumed_from_steps,
         preflight=prepared.preflight,

@@ -106,6 +106,7 @@ class Tracking:
         now = int(time.time() * 1000)
         values = entry._asdict()
         self._unsent += [Metric(k, values[k], now, entry.step) for k in FOUND_AS if values[k] is not None]
+        self._unsent += [Metric(name, value, now, entry.step) for name, value in entry.measures.items()]
         if time.monotonic() - self._sent_at >= SEND_EVERY_S:
             self._send()
 

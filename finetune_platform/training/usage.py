@@ -17,7 +17,7 @@ from finetune_platform.training.work import network_of, work_of
 def usage_of(prepared: Prepared, log: Sequence[StepLog], eval_steps: int) -> Usage:
     """The figures of a run whose every step is in `log`."""
     data = prepared.data
-    work = work_of(network_of(prepared.model), data.plan, data.rows, data.engine.packs, data.validation, eval_steps)
+    work = work_of(network_of(prepared.model), data.plan, data.objective, data.engine.packs, data.held_out, eval_steps)
     seconds = sum(entry.seconds for entry in log)
     return Usage(
         device=device_name(prepared.device, prepared.precision.dtype),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from finetune_platform.training.batches import Step
 from finetune_platform.training.collate import shared_tokens
+from finetune_platform.training.objectives import Objective
 from finetune_platform.training.rows import TrainRow
 
 
@@ -75,9 +76,9 @@ def network_of(model: Any) -> Network:
 def work_of(
     network: Network,
     plan: Sequence[Step],
-    rows: Sequence[TrainRow],
+    objective: Objective,
     packs: bool,
-    validation: Sequence[TrainRow],
+    held_out: Objective | None,
     eval_steps: int,
 ) -> Work:
     """Counts a run.
@@ -90,19 +91,21 @@ def work_of(
     Args:
         network: The model's figures.
         plan: Every step.
-        rows: What it numbers.
+        objective: Whose units it numbers.
         packs: Whether what the rows of a pass share is computed once.
-        validation: Rows of the validation loss.
+        held_out: Of the validation loss, None for none.
         eval_steps: Steps between two measurements of it.
     """
     passes, tokens, flops = 0, 0, 0.0
     for step in plan:
         for batch in step.batches:
-            part = _counts([rows[i] for i in batch], packs)
+            part = _counts(objective.rows(batch), packs)
             passes, tokens = passes + 1, tokens + part.tokens
             flops += _forward(network, part) + _backward(network, part)
-    measurements = -(-len(plan) // eval_steps) if validation else 0
-    once = sum(_forward(network, _counts(some, packs)) for some in _by(validation, 16))
+    if held_out is None:
+        return Work(len(plan), passes, tokens, flops, 0.0)
+    measurements = -(-len(plan) // eval_steps)
+    once = sum(_forward(network, _counts(some, packs)) for some in _by(held_out.rows(range(len(held_out.shapes))), 16))
     return Work(len(plan), passes, tokens, flops, measurements * once)
 
 

@@ -11,8 +11,10 @@ from finetune_platform.lake import Lake
 from finetune_platform.task import Lora
 from finetune_platform.training.batches import Step
 from finetune_platform.training.capacity import memory_needed, require_disk, require_memory
+from finetune_platform.training.engine import Engine
 from finetune_platform.training.model import load_for_training
-from finetune_platform.training.rows import tokenise
+from finetune_platform.training.objectives import Tokens
+from finetune_platform.training.rows import TrainRow, tokenise
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +24,23 @@ def model(tiny_model):
 
 def test_memory_grows_with_the_largest_pass_and_names_both_figures(model, tiny_model):
     rows = tokenise(examples(8), load_tokenizer(tiny_model), "Name the topic.", 200)
-    small, large = (memory_needed(model, rows, [Step(1.0, (batch,))]) for batch in ((0,), tuple(range(8))))
+    engine = Engine(False, "", 2, "cpu")
+    tokens = Tokens(rows, engine.shapes(rows))
+    small, large = (memory_needed(model, tokens, [Step(1.0, (batch,))], engine) for batch in ((0,), tuple(range(8))))
     assert 6 < large / small < 20
     require_memory(large, large, "tiny on cpu")
     with pytest.raises(PermanentError, match=r"tiny on cpu: .* 5\.0 GB .* 1\.0 GB are free"):
         require_memory(5_000_000_000, 1_000_000_000, "tiny on cpu")
+
+
+def test_what_rows_share_needs_its_memory_once(model):
+    rows = [TrainRow([*range(100, 150), i, i + 1], [0.0] * 51 + [1.0], "x") for i in range(8)]
+    needed = []
+    for packs, tokens in ((True, 50 + 8), (False, 8 * 51)):
+        engine = Engine(packs, "", 2, "cpu")
+        assert engine.tokens(rows) == tokens
+        needed.append(memory_needed(model, Tokens(rows, engine.shapes(rows)), [Step(1.0, (tuple(range(8)),))], engine))
+    assert needed[0] < needed[1]
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_named(model, tmp_path, monkeypatch):

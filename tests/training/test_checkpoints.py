@@ -17,8 +17,10 @@ from finetune_platform.training.checkpoints import (
     save_checkpoint,
 )
 from finetune_platform.training.engine import Engine
+from finetune_platform.training.forward import choose_forward
 from finetune_platform.training.loop import Stopped, train_steps
 from finetune_platform.training.model import load_for_training, trainable
+from finetune_platform.training.objectives import Tokens
 from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
 from finetune_platform.training.processes import ALONE
 from finetune_platform.training.random_state import random_state, seed_everything
@@ -50,16 +52,15 @@ class Run:
 
     def train(self, until=None, stop=lambda: False, processes=ALONE):
         steps = train_steps(
-            self.model,
+            choose_forward(self.model, ENGINE),
             self.optimizer,
-            self.rows,
+            Tokens(self.rows, ENGINE.shapes(self.rows)),
             self.plan,
             self.rates,
-            validation=self.rows[:5],
+            held_out=Tokens(self.rows[:5], ENGINE.shapes(self.rows[:5])),
             eval_steps=3,
             tokens_per_forward=100,
             max_grad_norm=1.0,
-            engine=ENGINE,
             start=len(self.log),
             stop=stop,
             processes=processes,

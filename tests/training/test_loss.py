@@ -9,8 +9,11 @@ from finetune_platform.inference.base_models import load_tokenizer
 from finetune_platform.task import Lora
 from finetune_platform.training.collate import packed, padded
 from finetune_platform.training.engine import Engine
-from finetune_platform.training.loss import mean_loss, supervised_loss
+from finetune_platform.training.forward import choose_forward
+from finetune_platform.training.loop import mean_loss
+from finetune_platform.training.loss import supervised_loss
 from finetune_platform.training.model import load_for_training, trainable
+from finetune_platform.training.objectives import Tokens
 from finetune_platform.training.preflight import compare_with_separate_rows, supervised_texts
 from finetune_platform.training.rows import TrainRow, tokenise
 
@@ -75,7 +78,9 @@ def test_weights_scale_what_a_token_counts(model, rows, batch):
 
 
 def test_validation_loss_is_the_mean_over_all_supervised_tokens(model, rows, batch):
-    measured = mean_loss(model, rows, [(0, 1, 2), (3, 4), (5, 6, 7, 8)], engine(batch is packed))
+    forward = choose_forward(model, engine(batch is packed))
+    tokens = Tokens(rows, forward.engine.shapes(rows))
+    measured, _ = mean_loss(forward, tokens, [(0, 1, 2), (3, 4), (5, 6, 7, 8)])
     assert measured == pytest.approx(reference_loss(model, rows).item(), rel=1e-5)
 
 
@@ -96,7 +101,7 @@ def test_padded_rows_get_no_mask(model, rows, monkeypatch):
 def test_preflight_passes_what_is_right_and_leaves_the_model_as_it_was(tiny_model, rows):
     model, _ = load_for_training(tiny_model, "tiny", Lora(r=4), dtype="bfloat16", device="cpu", seed=0)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    differences = compare_with_separate_rows(model, rows, engine())
+    differences = compare_with_separate_rows(choose_forward(model, engine()), rows)
     assert max(differences.values()) < 1e-5
     assert all(p.dtype == torch.bfloat16 and torch.equal(p, before[name]) for name, p in model.named_parameters())
 
@@ -112,7 +117,7 @@ def test_preflight_refuses_an_architecture_whose_loss_would_be_wrong(model, rows
 
     model.get_base_model().forward = scaled
     with pytest.raises(PermanentError, match="trains differently"):
-        compare_with_separate_rows(model, rows, engine())
+        compare_with_separate_rows(choose_forward(model, engine()), rows)
 
 
 def test_preflight_shows_what_is_supervised_and_refuses_an_empty_mask(tiny_model, rows):

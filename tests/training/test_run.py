@@ -14,9 +14,10 @@ from finetune_platform.manifests import TrainingManifest
 from finetune_platform.progress import parse_progress
 from finetune_platform.training import divergence
 from finetune_platform.training import run as run_module
+from finetune_platform.training.chain import run_training
 from finetune_platform.training.checkpoints import complete_steps
 from finetune_platform.training.loop import Stopped
-from finetune_platform.training.run import run_training
+from finetune_platform.training.surroundings import Surroundings
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def train(lake, publish_dataset, make_task, tmp_path):
 
     def run(stop=lambda: False, **stage):
         uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-        places = (tmp_path / "cache", tmp_path / "work", uri)
-        return run_training(make_task(**stage), dataset, lake, *places, lines.append, stop=stop, progress_every_s=0)
+        surroundings = Surroundings(tmp_path / "work", uri, lines.append, stop=stop, progress_every_s=0)
+        return run_training(make_task(**stage), dataset, lake, tmp_path / "cache", surroundings)
 
     run.lines = lines
     return run

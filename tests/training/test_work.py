@@ -7,11 +7,19 @@ from finetune_platform.inference.base_models import load_tokenizer
 from finetune_platform.task import Lora
 from finetune_platform.training.batches import Step
 from finetune_platform.training.capacity import memory_needed
-from finetune_platform.training.engine import choose_engine
+from finetune_platform.training.engine import Engine, choose_engine
 from finetune_platform.training.loss import supervised_loss
 from finetune_platform.training.model import load_for_training, skeleton
+from finetune_platform.training.objectives import Tokens
 from finetune_platform.training.rows import tokenise
 from finetune_platform.training.work import network_of, work_of
+
+ENGINE = Engine(True, "", 2, "cpu")
+
+
+def tokens(rows):
+    return Tokens(rows, ENGINE.shapes(rows))
+
 
 PLAN = [Step(1.0, (tuple(range(8)),))]
 
@@ -30,7 +38,7 @@ def test_operations_are_those_that_torch_counts(model, tiny_model, packs):
     engine = choose_engine(tiny_model, rows, tokenizer.pad_token_id, "cpu")._replace(packs=packs)
     with FlopCounterMode(display=False) as counted:
         supervised_loss(model, engine.batch(rows)).backward()
-    work = work_of(network_of(model), PLAN, rows, packs, [], 10)
+    work = work_of(network_of(model), PLAN, tokens(rows), packs, None, 10)
     # torch counts no attention on a CPU, and the first layer passes no gradient on to the frozen embeddings.
     assert 1.0 < work.flops / counted.get_total_flops() < 1.5
     assert work.tokens == engine.batch(rows).input_ids.numel()
@@ -43,12 +51,12 @@ def test_a_skeleton_gives_the_same_figures_as_the_model_with_its_weights(model, 
         network_of(model).adapter
     )
     rows = tokenise(examples(8), load_tokenizer(tiny_model), "Name the topic.", 200)
-    assert memory_needed(bare, rows, PLAN) == memory_needed(model, rows, PLAN)
+    assert memory_needed(bare, tokens(rows), PLAN, ENGINE) == memory_needed(model, tokens(rows), PLAN, ENGINE)
 
 
 def test_validation_is_counted_as_often_as_it_is_measured(model, tiny_model):
     rows = tokenise(examples(8), load_tokenizer(tiny_model), "Name the topic.", 200)
-    once = work_of(network_of(model), PLAN * 10, rows, True, rows, 10).validation_flops
+    once = work_of(network_of(model), PLAN * 10, tokens(rows), True, tokens(rows), 10).validation_flops
     assert once > 0
-    assert work_of(network_of(model), PLAN * 10, rows, True, rows, 4).validation_flops == 3 * once
-    assert work_of(network_of(model), PLAN * 10, rows, True, [], 4).validation_flops == 0
+    assert work_of(network_of(model), PLAN * 10, tokens(rows), True, tokens(rows), 4).validation_flops == 3 * once
+    assert work_of(network_of(model), PLAN * 10, tokens(rows), True, None, 4).validation_flops == 0

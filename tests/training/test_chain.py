@@ -1,5 +1,6 @@
-"""Training that begins at a registered adapter's weights: where it begins, on which rows, with which options."""
+"""Training that begins at trained weights, of an adapter or the stage before: where, on what, how."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -9,11 +10,14 @@ from safetensors.numpy import load
 from ticket_rows import examples
 
 from finetune_platform.errors import BadInput
-from finetune_platform.manifests import MANIFEST_NAME, AdapterManifest
+from finetune_platform.manifests import MANIFEST_NAME, AdapterManifest, TrainingManifest
 from finetune_platform.rows import Example, Message
+from finetune_platform.task import Lora, Stage, Task, Training
 from finetune_platform.task_labeling import WarmStart
+from finetune_platform.training.chain import run_training
+from finetune_platform.training.loop import StepLog
 from finetune_platform.training.replay import Earlier, mix
-from finetune_platform.training.run import run_training
+from finetune_platform.training.surroundings import Surroundings
 
 TRACKED = "sqlite:///{}/mlflow.db"
 
@@ -23,17 +27,8 @@ def run(local_lake, publish_dataset, tmp_path):
     first = publish_dataset(local_lake)
 
     def start(task, warm_start=None, dataset=first):
-        folder = tmp_path / "work"
-        return run_training(
-            task,
-            dataset,
-            local_lake,
-            tmp_path / "cache",
-            folder,
-            TRACKED.format(tmp_path),
-            print,
-            warm_start=warm_start,
-        )
+        surroundings = Surroundings(tmp_path / "work", TRACKED.format(tmp_path), print)
+        return run_training(task, dataset, local_lake, tmp_path / "cache", surroundings, warm_start=warm_start)
 
     return start
 
@@ -88,7 +83,8 @@ def test_it_trains_on_new_rows_and_a_sample_of_the_old_with_options_of_its_own(
     warm = run(task, adapter, grown)
     assert (cold.train_rows, cold.replayed_rows) == (32, None)
     assert (warm.train_rows, warm.replayed_rows) == (20, 12)
-    assert warm.stages[0] | {"num_train_epochs": 2.0, "learning_rate": 0.01} == cold.stages[0]
+    same = {"num_train_epochs": 2.0, "learning_rate": 0.01, "training_run": cold.artifact_id}
+    assert warm.stages[0] | same == cold.stages[0]
     assert (warm.stages[0]["num_train_epochs"], warm.stages[0]["learning_rate"]) == (1, 0.001)
     # Without an adapter to begin at, those options say nothing.
     assert run(task).artifact_id == cold.artifact_id
@@ -139,3 +135,81 @@ def test_replayed_rows_stand_for_every_slice_in_its_share() -> None:
     samples = {tuple(row.example_id for row in mix([*rows(20, "n"), *seen], Earlier(frozenset(
         row.example_id for row in seen), 0.5), seed).rows) for seed in range(5)}  # fmt: skip
     assert len(samples) == 5
+
+
+def every_kind(count: int) -> list[Example]:
+    """Documents, answers and preferences in turn, so that each split has all."""
+    found: list[Example] = []
+    for n, row in enumerate(examples(count)):
+        found.append(row)
+        wrong = Message(role="assistant", content="no idea at all")
+        found.append(row.model_copy(update={"kind": "preference", "rejected": wrong, "source_row": 1000 + n}))
+        text = f"Ticket {n} was about a card that did not work, and then it did."
+        found.append(Example(kind="text", messages=[], text=text, source_uri="raw/news.jsonl", source_row=n))
+        judged = {"kind": "unpaired_preference", "desirable": n % 3 == 0, "source_row": 2000 + n}
+        found.append(row.model_copy(update=judged))
+    return found
+
+
+STAGES = [
+    {"method": "cpt", "learning_rate": 0.1, "num_train_epochs": 6, "max_length": 64},
+    {"method": "sft", "learning_rate": 0.02},
+    {"method": "dpo", "learning_rate": 0.1, "num_train_epochs": 3},
+]
+
+
+def chained(make_task, stages) -> Task:
+    first = make_task().training.stages[0]
+    made = [Stage.model_validate({**first.model_dump(), **stage}) for stage in stages]
+    task = make_task()
+    return task.model_copy(update={"training": Training(stages=made)})
+
+
+def test_each_stage_begins_where_the_last_one_ended_and_learns_its_own_rows(
+    run, make_task, local_lake, publish_dataset
+) -> None:
+    dataset = publish_dataset(local_lake, every_kind(40))
+    last = run(chained(make_task, STAGES), dataset=dataset)
+    assert [stage["method"] for stage in last.stages] == ["cpt", "sft", "dpo"]
+    assert last.kinds == ["preference", "sft", "text"]
+    runs = [
+        local_lake.manifest(TrainingManifest, TrainingManifest.path_of(last.task, stage["training_run"]))
+        for stage in last.stages
+    ]
+    assert runs[-1] == last and last.train_rows == 32
+    curves = [
+        [StepLog.from_line(line) for line in local_lake.get(f"{one.path}/log.jsonl").decode().splitlines()]
+        for one in runs
+    ]
+    for curve in curves:
+        measured = [entry.validation_loss for entry in curve if entry.validation_loss is not None]
+        assert measured[-1] < measured[0]
+    # The weights that DPO began at answer as after SFT: neither answer is preferred to that reference yet.
+    assert abs(curves[2][0].measures["reward_margin"]) < 1e-5
+    assert curves[2][-1].measures["validation_reward_margin"] > 0.05
+    # With other options of the last stage, the first two are found and not trained again.
+    again = run(chained(make_task, [*STAGES[:2], {**STAGES[2], "beta": 0.5}]), dataset=dataset)
+    assert [one["training_run"] for one in again.stages[:2]] == [one["training_run"] for one in last.stages[:2]]
+    assert again.artifact_id != last.artifact_id
+
+
+@pytest.mark.parametrize("method", ["orpo", "kto"])
+def test_preferences_without_pairs_or_reference_raise_the_margin(
+    run, make_task, local_lake, publish_dataset, method
+) -> None:
+    dataset = publish_dataset(local_lake, every_kind(40))
+    last = run(chained(make_task, [{"method": method, "num_train_epochs": 3, "learning_rate": 0.1}]), dataset=dataset)
+    lines = local_lake.get(f"{last.path}/log.jsonl").decode().splitlines()
+    margins = [json.loads(line)["measures"].get("validation_reward_margin") for line in lines]
+    measured = [margin for margin in margins if margin is not None]
+    assert measured[-1] > measured[0]
+
+
+def test_a_stage_without_rows_says_which_kind_is_missing(run, make_task) -> None:
+    with pytest.raises(BadInput, match="the training split has no rows of kind preference, which dpo trains on"):
+        run(chained(make_task, [{"method": "dpo"}]))
+
+
+def test_stages_of_different_shapes_are_refused_by_the_task_file() -> None:
+    with pytest.raises(ValueError, match=r"stages\[1\].peft differs from stages\[0\].peft"):
+        Training(stages=[Stage(), Stage(peft=Lora(r=2))])

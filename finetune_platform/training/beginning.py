@@ -1,0 +1,98 @@
+"""Training that begins at weights that were trained before, instead of fresh ones: a warm start, or the stage before.
+
+Shapes and base model must be the same. Which rows a warm start trains on belongs in `replay.py`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from finetune_platform.errors import BadInput
+from finetune_platform.inference.base_models import ResolvedModel
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import AdapterManifest, TrainingManifest
+from finetune_platform.progress import Report
+from finetune_platform.storage_errors import disk_failures
+from finetune_platform.training.model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, restore_adapter
+from finetune_platform.training.replay import MEND, Earlier
+
+SHAPE = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
+
+
+class Beginning(NamedTuple):
+    """At which weights a stage begins.
+
+    Attributes:
+        artifact_id: Of the adapter or training run; None for fresh weights.
+        files: Their folder in the lake.
+        adapter: The registered adapter at which the first stage began, if one did.
+        earlier: What that has been trained on, where rows are replayed.
+        stages: The run of the stage before.
+    """
+
+    artifact_id: str | None = None
+    files: str | None = None
+    adapter: str | None = None
+    earlier: Earlier | None = None
+    stages: TrainingManifest | None = None
+
+
+FRESH = Beginning()
+
+
+def at_adapter(adapter: AdapterManifest) -> Beginning:
+    """A warm start at a registered adapter."""
+    return Beginning(adapter.artifact_id, adapter.path, adapter.artifact_id)
+
+
+def after_stage(run: TrainingManifest) -> Beginning:
+    """Where the next stage begins."""
+    return Beginning(run.artifact_id, f"{run.path}/adapter", run.parents.get("warm_start"), stages=run)
+
+
+def expect_same_base(adapter: AdapterManifest, base: ResolvedModel) -> None:
+    """Stops where the adapter stands on another base model than the one to be trained.
+
+    Raises:
+        BadInput: It does.
+    """
+    if adapter.base_model_revision != base.revision:
+        raise BadInput(
+            f"{adapter.artifact_id} stands on {adapter.base_model}@{adapter.base_model_revision}, this run on "
+            f"{base.name}@{base.revision}",
+            MEND,
+        )
+
+
+def begin_at(model: Any, begins: Beginning, lake: Lake, folder: Path, report: Report) -> None:
+    """Puts trained weights into a model that is about to be trained.
+
+    Args:
+        model: With a fresh adapter of the stage's shape.
+        begins: Where.
+        lake: Holds the weights.
+        folder: Where their files are fetched to.
+
+    Raises:
+        BadInput: They have another shape than the stage.
+    """
+    assert begins.files is not None and begins.artifact_id is not None
+    with disk_failures(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            (folder / name).write_bytes(lake.get(f"{begins.files}/{name}"))
+    theirs = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    ours = model.peft_config["default"].to_dict()
+    for name in SHAPE:
+        if _plain(theirs.get(name)) != _plain(ours.get(name)):
+            raise BadInput(
+                f"{begins.artifact_id}: its {name} is {theirs.get(name)}, that of training.stages[0].peft is "
+                f"{ours.get(name)}",
+                MEND,
+            )
+    restore_adapter(model, folder)
+    report(f"training: begins at the weights of {begins.artifact_id}")
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set | list) else value

@@ -1,0 +1,71 @@
+"""The stages of a task's training, each a run of its own that begins at the weights which the one before led to.
+
+A finished stage is found by its id and not trained again: who changes the options of the last one waits for the last
+one only. What a stage does belongs in `run.py`.
+"""
+
+from pathlib import Path
+
+from finetune_platform.inference.base_models import resolve_base_model
+from finetune_platform.lake import Lake
+from finetune_platform.manifests import AdapterManifest, DatasetManifest, TrainingManifest
+from finetune_platform.task import Stage, Task
+from finetune_platform.task_labeling import WarmStart
+from finetune_platform.training.beginning import FRESH, after_stage, at_adapter, expect_same_base
+from finetune_platform.training.processes import ALONE, Processes
+from finetune_platform.training.replay import earlier_rows
+from finetune_platform.training.run import run_stage
+from finetune_platform.training.surroundings import Surroundings
+
+
+def run_training(
+    task: Task,
+    dataset: DatasetManifest,
+    lake: Lake,
+    cache_dir: Path,
+    surroundings: Surroundings,
+    *,
+    warm_start: AdapterManifest | None = None,
+    processes: Processes = ALONE,
+) -> TrainingManifest:
+    """Trains the task's adapter on a dataset, stage by stage, and publishes each.
+
+    Args:
+        task: Whose base model, system prompt and stages are used.
+        dataset: Published in the lake.
+        lake: Holds dataset, checkpoints and results.
+        cache_dir: Local copies of models.
+        surroundings: Where it runs and who is told.
+        warm_start: A registered adapter at whose weights training begins, by `retraining.warm_start`; None: at
+            fresh ones, with all rows.
+        processes: That train together and all make this call.
+
+    Returns:
+        The last stage's manifest.
+
+    Raises:
+        Stopped: `surroundings.stop` said so; the same call goes on from there.
+        FinetuneError: Naming what to change; checkpoints are kept.
+    """
+    base = resolve_base_model(task.base_model, task.folder, lake, cache_dir, surroundings.report)
+    begins, earlier = FRESH, None
+    if warm_start is not None:
+        expect_same_base(warm_start, base)
+        begins = at_adapter(warm_start)
+        earlier = earlier_rows(warm_start, (task.retraining.warm_start or WarmStart()).replay_share, lake)
+    stages = [_warm(stage, task) if warm_start else stage for stage in task.training.stages]
+    for number, stage in enumerate(stages, 1):
+        if len(stages) > 1:
+            surroundings.report(f"training: stage {number} of {len(stages)}: {stage.method}")
+        begins = begins._replace(earlier=earlier if stage.method == "sft" else None)
+        manifest = run_stage(task, stage, dataset, base, lake, surroundings, begins=begins, processes=processes)
+        begins = after_stage(manifest)
+    return manifest
+
+
+def _warm(stage: Stage, task: Task) -> Stage:
+    """The stage with what `retraining.warm_start` says otherwise of training on answers."""
+    own = task.retraining.warm_start
+    if own is None or stage.method != "sft":
+        return stage
+    return stage.model_copy(update=own.model_dump(include={"num_train_epochs", "learning_rate"}, exclude_none=True))

@@ -1,0 +1,47 @@
+"""How a model computes the batches of a run: by transformers' modules, or by fused layers over the same weights."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from finetune_platform.training.collate import Batch
+from finetune_platform.training.engine import Engine
+from finetune_platform.training.loss import log_probs, supervised_loss
+from finetune_platform.training.rows import TrainRow
+
+if TYPE_CHECKING:
+    import torch
+
+    from finetune_platform.training.fused.decoder import FusedDecoder
+
+
+class Forward(NamedTuple):
+    """A PEFT model and the way of one run through it; `reason` is for a person."""
+
+    model: Any
+    engine: Engine
+    fused: "FusedDecoder | None"
+    reason: str
+
+    def log_probs(self, rows: Sequence[TrainRow]) -> "tuple[torch.Tensor, Batch]":
+        """The logarithm of the probability of every supervised token of some rows, and the batch they stand in."""
+        batch = self.engine.batch(rows)
+        return log_probs(self.model, batch, self.fused), batch
+
+    def supervised_loss(self, rows: Sequence[TrainRow]) -> "torch.Tensor":
+        """As `loss.supervised_loss`."""
+        return supervised_loss(self.model, self.engine.batch(rows), self.fused)
+
+
+def choose_forward(model: Any, engine: Engine) -> Forward:
+    """Fused layers wherever they know how.
+
+    Args:
+        model: A PEFT model in its final number format and place.
+        engine: Of the run; fused layers take packed rows only.
+    """
+    from finetune_platform.training.fused.decoder import FusedDecoder, against_fusing
+
+    against = "rows are padded" if not engine.packs else against_fusing(model)
+    if against:
+        return Forward(model, engine, None, f"layers are transformers' own: {against}")
+    return Forward(model, engine, FusedDecoder(model), "each layer is one operation, its gradient by hand")
