@@ -1,7 +1,6 @@
 """One side of `train.py`: trains as its plan says, by our trainer or by TRL's, and prints its figures as JSON."""
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -16,8 +15,8 @@ def main() -> None:
     side, plan = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     folder = Path(plan["folder"]) / plan["name"].replace(" ", "_") / side
     speed = (ours if side == "ours" else theirs)(plan, folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({**speed, "peak_gb": round(peak / 1e6, 2), "validation_loss": measured(plan, folder)}))
+    peak = peak_memory(plan["device"]) / 1e9
+    print(json.dumps({**speed, "peak_gb": round(peak, 2), "validation_loss": measured(plan, folder)}))
 
 
 def messages(plan: dict[str, Any], row: dict[str, str]) -> list[dict[str, str]]:
@@ -45,7 +44,8 @@ def fresh(plan: dict[str, Any]) -> Any:
     from finetune_platform.training.model import load_for_training
 
     lora = Lora(r=16, lora_alpha=32, target_modules="all-linear")
-    model, _ = load_for_training(Path(plan["base"]), "base", lora, dtype=plan["dtype"], device="cpu", seed=SEED)
+    device = plan["device"]
+    model, _ = load_for_training(Path(plan["base"]), "base", lora, dtype=plan["dtype"], device=device, seed=SEED)
     return model
 
 
@@ -59,15 +59,16 @@ def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     from finetune_platform.training.objectives import Tokens
     from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
     from finetune_platform.training.random_state import seed_everything
+    from finetune_platform.training.work import network_of, work_of
 
-    rows = tokenised(plan, plan["rows"])
-    engine = choose_engine(Path(plan["base"]), rows, 0, "cpu")
+    rows, device = tokenised(plan, plan["rows"]), plan["device"]
+    engine = choose_engine(Path(plan["base"]), rows, 0, device)
     steps = plan_steps(
         engine.shapes(rows),
         epochs=1,
         batch_size=ROWS_A_STEP,
         gradient_accumulation_steps=1,
-        tokens_per_forward=TOKENS_PER_FORWARD["cpu"],
+        tokens_per_forward=TOKENS_PER_FORWARD[device],
         seed=SEED,
     )
     model = fresh(plan)
@@ -81,13 +82,15 @@ def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
             learning_rates(len(steps), plan["rate"], "cosine", 0.1),
             held_out=None,
             eval_steps=len(steps),
-            tokens_per_forward=TOKENS_PER_FORWARD["cpu"],
+            tokens_per_forward=TOKENS_PER_FORWARD[device],
             max_grad_norm=1.0,
         )
     )
     save_adapter(model, folder)
     seconds = sum(entry.seconds for entry in log[SKIPPED_STEPS:])
+    work = work_of(network_of(model), steps[SKIPPED_STEPS:], Tokens(rows, engine.shapes(rows)), engine.packs, None, 1)
     return {
+        "utilisation": round(work.flops / seconds / matrix_rate(device, plan["dtype"]), 3),
         "steps": len(log),
         "rows_per_second": round(sum(entry.rows for entry in log[SKIPPED_STEPS:]) / seconds, 3),
         "tokens_a_row": round(sum(len(row.input_ids) for row in rows) / len(rows), 1),
@@ -95,6 +98,8 @@ def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from importlib.util import find_spec
+
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -110,9 +115,13 @@ def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             moments.append(time.perf_counter())
 
-    said = [messages(plan, row) for row in plan["rows"]]
+    said, on_gpu = [messages(plan, row) for row in plan["rows"]], plan["device"] == "cuda"
+    flash, liger = (on_gpu and find_spec(name) is not None for name in ("flash_attn", "liger_kernel"))
+    attention = "flash_attention_2" if flash else "sdpa"
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(plan["base"], dtype=getattr(torch, plan["dtype"])),
+        model=AutoModelForCausalLM.from_pretrained(
+            plan["base"], dtype=getattr(torch, plan["dtype"]), attn_implementation=attention
+        ),
         args=SFTConfig(
             output_dir=str(folder / "trainer"),
             max_steps=plan["steps"],
@@ -125,7 +134,10 @@ def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
             seed=SEED,
             bf16=plan["dtype"] == "bfloat16",
             gradient_checkpointing=False,
-            use_cpu=True,
+            use_cpu=not on_gpu,
+            padding_free=flash,
+            use_liger_kernel=liger,
+            optim="adamw_torch_fused",
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
@@ -140,7 +152,29 @@ def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     seconds = sum(end - start for start, end in zip(moments[::2], moments[1::2], strict=True))
     seconds -= sum(moments[2 * i + 1] - moments[2 * i] for i in range(SKIPPED_STEPS))
     rows = ROWS_A_STEP * (plan["steps"] - SKIPPED_STEPS)
-    return {"steps": plan["steps"], "rows_per_second": round(rows / seconds, 3)}
+    settings = {"attention": attention, "padding_free": flash, "liger": liger}
+    return {"steps": plan["steps"], "rows_per_second": round(rows / seconds, 3), "settings": settings}
+
+
+def peak_memory(device: str) -> int:
+    """The most bytes so far, as training counts them."""
+    from finetune_platform.training.usage import peak_memory as counted
+
+    return counted(device)
+
+
+def matrix_rate(device: str, dtype: str) -> float:
+    """Operations a second of one large matrix product, the best of five."""
+    import torch
+
+    size = 8192 if device == "cuda" else 2048
+    a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        _ = (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
 
 
 def measured(plan: dict[str, Any], folder: Path) -> float:
@@ -154,7 +188,7 @@ def measured(plan: dict[str, Any], folder: Path) -> float:
     model = fresh(plan)
     restore_adapter(model, folder)
     rows = tokenised(plan, plan["validation"])
-    engine = choose_engine(Path(plan["base"]), rows, 0, "cpu")
+    engine = choose_engine(Path(plan["base"]), rows, 0, plan["device"])
     tokens = Tokens(rows, engine.shapes(rows))
     loss, _ = mean_loss(choose_forward(model, engine), tokens, sorted_batches(tokens, 2048))
     return round(loss, 5)

@@ -32,6 +32,9 @@ from finetune_platform.training.replay import Earlier, mix
 from finetune_platform.training.rows import TrainRow, read_split
 from finetune_platform.training.units import units_of
 
+SHOWN = 300
+"""Characters of a row's supervised text in the log; the manifest has all."""
+
 
 class Data(NamedTuple):
     """Tokenised splits, the plan over the training units and how they are computed.
@@ -105,7 +108,7 @@ def prepare(
     tokenizer = load_tokenizer(base.path)
     data = read_data(lake, dataset, base, tokenizer, stage, system_prompt, device, report, earlier)
     for number, text in enumerate(data.supervised_texts, 1):
-        report(f"preflight: row {number} is trained to say {text!r}")
+        report(f"preflight: row {number} is trained to say {text if len(text) <= SHOWN else text[:SHOWN] + '…'!r}")
     model, precision = load_for_training(
         base.path, base.name, stage.peft, dtype=stage.dtype, device=device, seed=stage.seed
     )

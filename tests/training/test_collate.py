@@ -10,6 +10,7 @@ from finetune_platform.training.collate import packed, padded, shared_tokens
 from finetune_platform.training.families import shapes_of
 from finetune_platform.training.loss import supervised_loss
 from finetune_platform.training.model import load_for_training, trainable
+from finetune_platform.training.packed_attention import BLOCK, _blocks
 from finetune_platform.training.rows import TrainRow
 
 TOKENS = st.lists(st.integers(3, 6), min_size=2, max_size=12)
@@ -133,3 +134,26 @@ def test_a_family_shares_what_it_says(rows, least):
         members = [r for r, shape in zip(rows, shapes, strict=True) if shape.family == family]
         said = {shape.shared for shape in shapes if shape.family == family}
         assert said == {shared_tokens(members)}
+
+
+@pytest.mark.parametrize(("prefix", "own"), [(25, (7, 12, 3)), (0, (5, 9)), (140, (3, 4, 20))])
+def test_flex_attention_gives_the_loss_and_gradient_of_the_rows_attention(models, monkeypatch, prefix, own):
+    """A GPU's way, by FlexAttention's own arithmetic; compiled, it runs on a GPU only."""
+    from torch.nn.attention import flex_attention
+    from transformers.integrations import flex_attention as integration
+
+    chance = torch.Generator().manual_seed(0)
+    begins, *rest = (torch.randint(3, 200, (n,), generator=chance).tolist() for n in (prefix, *own))
+    batch = packed([row([*begins, *ids]) for ids in rest], 2, "cpu")
+    lengths = [prefix + len(ids) - 1 - batch.layout.shared for ids in rest]
+    filling = -batch.input_ids.shape[1] % BLOCK
+    ids, places = (torch.nn.functional.pad(t, (0, filling)) for t in (batch.input_ids, batch.position_ids))
+    blocks = _blocks(batch.layout.shared, lengths, ids.shape[1], "cpu")
+    filled = batch._replace(input_ids=ids, position_ids=places, layout=batch.layout._replace(blocks=blocks))
+    # It refuses a gradient on a CPU, where only its kernel for one is missing.
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
+    monkeypatch.setattr(integration, "WrappedFlexAttention", lambda training: lambda: flex_attention.flex_attention)
+    losses = [supervised_loss(models, one) for one in (batch, filled)]
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
+    a, b = (torch.cat([g.flatten() for g in torch.autograd.grad(loss, trainable(models))]) for loss in losses)
+    assert ((a - b).norm() / a.norm()).item() < 1e-5
