@@ -126,14 +126,39 @@ class Usage(Record):
     """What a stage of training took.
 
     `flops` of its steps are counted from the model's shape (`training/work.py`); `seconds` are theirs, validation and
-    start-up apart. `peak_memory_bytes` is the GPU's, or on a CPU the process's, libraries included.
+    start-up apart, and those of one of the `processes` that shared the work. `peak_memory_bytes` is the GPU's, or on a
+    CPU the process's, libraries included. `utilisation` is the share of the GPU's matrix rate by its data sheet that
+    the counted operations reached. `energy_wh` is null where it was not measured over the whole run, and `energy_from`
+    says what was measured, or why nothing; `cost` is null where the task names no price.
     """
 
     device: str
+    processes: int = 1
     flops: float
     seconds: float
     tokens_per_second: float
     peak_memory_bytes: int
+    utilisation: float | None = None
+    energy_wh: float | None = None
+    energy_from: str = ""
+    cost: float | None = None
+    currency: str = ""
+
+    def in_words(self) -> dict[str, str]:
+        """What a person reads, by name."""
+        energy = "unknown" if self.energy_wh is None else f"{self.energy_wh:.1f} Wh"
+        told = {
+            "tokens a second": f"{self.tokens_per_second:,.0f}",
+            "operations": f"{self.flops:.2e}, {self.flops / self.seconds / 1e12:.3f} TFLOP/s",
+            "peak memory": f"{self.peak_memory_bytes / 1e9:.1f} GB",
+            "energy": f"{energy} ({self.energy_from})",
+            "cost": "unknown: cost.training_hour is not set"
+            if self.cost is None
+            else f"{self.cost:.2f} {self.currency}",
+        }
+        if self.utilisation is not None:
+            told["utilisation"] = f"{self.utilisation:.1%} of the data sheet's matrix rate"
+        return told
 
 
 class TrainingManifest(Manifest):
@@ -141,7 +166,8 @@ class TrainingManifest(Manifest):
 
     `replayed_rows` of the `train_rows` had been trained on before; null where training did not begin at an adapter.
     A `hosted` model has no `adapter/`: its weights, its template and what else is empty here are its provider's.
-    `kinds` are the kinds of rows that the run read of its dataset.
+    `kinds` are the kinds of rows that the run read of its dataset. `golden_kept_by_merge` counts the golden prompts
+    that are answered the same once the adapter is merged, in the run's number format.
     """
 
     FOLDER = "training_runs"
@@ -169,6 +195,7 @@ class TrainingManifest(Manifest):
     device: str
     mlflow_run_id: str | None = None
     usage: Usage | None = None
+    golden_kept_by_merge: int | None = None
     hosted: HostedModel | None = None
 
 

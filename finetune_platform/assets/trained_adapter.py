@@ -94,6 +94,8 @@ def _metadata(training: TrainingManifest, lake: Lake, tracking_uri: str) -> dict
         "resumed from steps": MetadataValue.json(training.resumed_from_steps),
         "trainable parameters": training.trainable_parameters,
         "device": training.device,
+        **(training.usage.in_words() if training.usage else {}),
+        "golden prompts kept by a merge": f"{training.golden_kept_by_merge} of {len(training.golden)}",
         "preflight": MetadataValue.json(training.preflight),
         "mlflow run": f"{training.mlflow_run_id} at {tracking_uri.partition('@')[2] or tracking_uri}",
     }

@@ -78,12 +78,19 @@ def _training(training: TrainingManifest) -> str:
         began = (
             f"It began at the weights of `{begins_at}`; {training.replayed_rows:,} rows had been trained on before.\n"
         )
+    took = ""
+    if training.usage is not None:
+        took = "".join(f"{name[0].upper()}{name[1:]}: {told}.\n" for name, told in training.usage.in_words().items())
+    if training.golden_kept_by_merge is not None:
+        took += (
+            f"{training.golden_kept_by_merge} of {len(training.golden)} golden prompts keep their tokens in a merge.\n"
+        )
     return f"""## Training
 
 {training.train_rows:,} rows, {training.supervised_tokens:,} supervised tokens, {training.steps:,} steps,
 {training.trainable_parameters:,} trainable parameters, {training.train_seconds:.0f} s
 ({training.rows_per_second:.1f} rows/s) on {training.device}.
-Loss {training.first_loss:.4f} → {training.final_loss:.4f}{final}.
+{took}Loss {training.first_loss:.4f} → {training.final_loss:.4f}{final}.
 {began}
 {stages}"""
 

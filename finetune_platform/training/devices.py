@@ -82,7 +82,7 @@ def this_machine(dtype: Literal["auto", "bfloat16", "float32"]) -> Device:
     name, memory = device_name(kind, chosen), memory_available(kind)
     if kind == "cpu":
         return Device(name, kind, memory, gflops(chosen) * 1e9, None, "free memory; a small matrix product, timed")
-    known = next((gpu for gpu in reversed(GPUS) if all(word in name for word in gpu.split())), None)
+    known = _in_table(name)
     if known is None:
         raise BadInput(
             f"{name} is not in the table of GPUs", f"name the one that is most like it: --gpu {', '.join(GPUS)}"
@@ -98,6 +98,17 @@ def device_name(kind: str, dtype: str) -> str:
     if kind == "cuda":
         return f"{torch.cuda.get_device_name()}, {dtype}"
     return f"{_processor()}, {torch.get_num_threads()} threads, {dtype}"
+
+
+def matrix_rate(device: str) -> float | None:
+    """Operations a second in bfloat16 of a GPU by the driver's name, None where the table lacks it."""
+    known = _in_table(device)
+    return None if known is None else GPUS[known].bf16_tflops * 1e12
+
+
+def _in_table(device: str) -> str | None:
+    """The longer names stand later, so that an L40S is no L4."""
+    return next((gpu for gpu in reversed(GPUS) if all(word in device for word in gpu.split())), None)
 
 
 def _processor() -> str:

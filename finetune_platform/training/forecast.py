@@ -102,7 +102,8 @@ def rate_of(device: Device, measured: Sequence[TrainingManifest], base_model: st
     here = [run for run in measured if run.usage is not None and _ran_on(device, run.usage.device)]
     same = [run for run in here if run.base_model == base_model]
     chosen = (same or here)[-RUNS:]
-    rates = [run.usage.flops / run.usage.seconds for run in chosen if run.usage is not None and run.usage.seconds > 0]
+    took = [run.usage for run in chosen if run.usage is not None]
+    rates = [usage.flops / usage.seconds / usage.processes for usage in took]
     if not rates:
         return Rate(device.flops * ASSUMED_SHARE[device.kind], [], False)
     return Rate(statistics.median(rates), [run.artifact_id for run in chosen], bool(same))

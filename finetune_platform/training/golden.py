@@ -38,6 +38,17 @@ def golden_answers(
     return answers
 
 
+def kept_by_merge(model: Any, tokenizer: "PreTrainedTokenizerBase", golden: Sequence[Mapping[str, Any]]) -> int:
+    """How many golden prompts are answered with the same tokens once the adapter is merged, in the model's own format.
+
+    The model stays merged: its base weights are rounded, and good for nothing but its adapter's files.
+    """
+    model.eval()
+    model.merge_adapter()
+    answers = [first_tokens(model, tokenizer, prompt["messages"], prompt.get("tools")) for prompt in golden]
+    return sum(answer == prompt["token_ids"] for answer, prompt in zip(answers, golden, strict=True))
+
+
 def first_tokens(
     model: Any, tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, Any]], tools: Any = None
 ) -> list[int]:

@@ -16,7 +16,7 @@ from finetune_platform.identity import content_id
 from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.inference.precision import choose_precision
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, TrainingManifest
+from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, TrainingManifest, Usage
 from finetune_platform.progress import Report, Ticker
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.task import Stage, Task
@@ -33,7 +33,8 @@ from finetune_platform.training.checkpoints import (
 )
 from finetune_platform.training.curve import loss_curve
 from finetune_platform.training.divergence import LossWatch
-from finetune_platform.training.golden import golden_answers
+from finetune_platform.training.energy import EnergyMeter
+from finetune_platform.training.golden import golden_answers, kept_by_merge
 from finetune_platform.training.loop import StepLog, Stopped, train_steps
 from finetune_platform.training.model import save_adapter, trainable, training_device
 from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
@@ -130,16 +131,23 @@ def run_stage(
             lake, dataset, base, agreed, task.system_prompt, own_work, report, earlier=begins.earlier, begin=begin
         )
         tracking = opening.result() if opening else None
+        energy = EnergyMeter(prepared.device)
 
         def told(entry: StepLog) -> None:
             reach(entry.step)
+            energy.sample()
             if tracking:
                 tracking.log_step(entry)
             surroundings.on_metrics(entry)
 
         restored = _train(prepared, stage, lake, path, own_work, surroundings, told, processes)
         if tracking:
-            manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins)
+            resumed = bool(restored.resumed_from_steps)
+            usage = usage_of(
+                prepared, restored.log, stage, task.cost, energy, resumed=resumed, processes=processes.size
+            )
+            tracking.log_usage(usage, len(restored.log))
+            manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins, usage)
             _publish(lake, manifest, prepared, restored.log, own_work, tracking)
             report(f"training: {run_id} is published: final loss {manifest.final_loss:.4f}")
         processes.wait()
@@ -219,7 +227,7 @@ def _train(
 def _detail(entry: StepLog) -> str:
     measured = "" if entry.validation_loss is None else f", validation {entry.validation_loss:.4f}"
     margin = f", margin {entry.measures['reward_margin']:+.3f}" if "reward_margin" in entry.measures else ""
-    return f"loss {entry.loss:.4f}{measured}{margin}"
+    return f"{entry.tokens_per_second:,.0f} tokens/s | loss {entry.loss:.4f}{measured}{margin}"
 
 
 @contextmanager
@@ -263,8 +271,10 @@ def _manifest(
     restored: Restored,
     mlflow_run_id: str,
     begins: Beginning,
+    usage: Usage,
 ) -> TrainingManifest:
     log, data, before = restored.log, prepared.data, begins.stages
+    golden = golden_answers(prepared.model, prepared.tokenizer, data.golden, task.system_prompt)
     seconds = sum(entry.seconds for entry in log)
     measured = [entry.validation_loss for entry in log if entry.validation_loss is not None]
     return TrainingManifest(
@@ -290,11 +300,12 @@ def _manifest(
         rows_per_second=round(sum(entry.rows for entry in log) / seconds, 2),
         resumed_from_steps=restored.resumed_from_steps,
         preflight=prepared.preflight,
-        golden=golden_answers(prepared.model, prepared.tokenizer, data.golden, task.system_prompt),
+        golden=golden,
         versions={name: version(name) for name in ("torch", "transformers", "peft")},
         device=_device_name(prepared),
         mlflow_run_id=mlflow_run_id,
-        usage=usage_of(prepared, log, stage.eval_steps),
+        usage=usage,
+        golden_kept_by_merge=kept_by_merge(prepared.model, prepared.tokenizer, golden),
     )
 
 

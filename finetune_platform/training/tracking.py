@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune_platform.errors import Unreachable
 from finetune_platform.lake import Lake
+from finetune_platform.manifests import Usage
 from finetune_platform.progress import Report
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.training.loop import StepLog
@@ -24,6 +25,9 @@ SEND_EVERY_S = 2.0
 ANSWER_TIMEOUT_S = 10
 FOUND_AS = ("loss", "learning_rate", "grad_norm", "rows_per_second", "tokens_per_second", "epoch", "validation_loss")
 """Fields of `StepLog` that become curves."""
+
+TOLD_OF_USAGE = ("flops", "peak_memory_bytes", "utilisation", "energy_wh", "cost")
+"""Fields of `Usage` that become metrics of the run."""
 
 
 class TrackedRun(NamedTuple):
@@ -109,6 +113,14 @@ class Tracking:
         self._unsent += [Metric(name, value, now, entry.step) for name, value in entry.measures.items()]
         if time.monotonic() - self._sent_at >= SEND_EVERY_S:
             self._send()
+
+    def log_usage(self, usage: Usage, step: int) -> None:
+        """Adds what the run took, once."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        values = usage.model_dump(include=set(TOLD_OF_USAGE), exclude_none=True)
+        self._unsent += [Metric(name, float(value), now, step) for name, value in values.items()]
 
     def add_file(self, name: str, content: bytes) -> None:
         """Stores a file of the run where MLflow looks for it, if that is in the lake."""

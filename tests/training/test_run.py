@@ -45,6 +45,8 @@ def test_a_run_publishes_an_adapter_that_answers_as_the_trainer_did(train, lake,
     served = PeftModel.from_pretrained(base, folder / "adapter").eval()
     tokenizer = load_tokenizer(tiny_model)
     assert manifest.usage and manifest.usage.flops > 0 and manifest.usage.peak_memory_bytes > 10**8
+    assert manifest.usage.cost is None and manifest.usage.utilisation is None  # no price, no GPU
+    assert manifest.golden_kept_by_merge == 5
     assert len(manifest.golden) == 5
     for golden in manifest.golden:
         prompt = tokenizer.apply_chat_template(golden["messages"], add_generation_prompt=True, return_tensors="pt")
@@ -61,6 +63,7 @@ def test_a_run_publishes_an_adapter_that_answers_as_the_trainer_did(train, lake,
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     run = client.get_run(manifest.mlflow_run_id)
     assert run.info.status == "FINISHED" and run.data.params["peft.r"] == "4"
+    assert run.data.metrics["flops"] == manifest.usage.flops
     curve = client.get_metric_history(manifest.mlflow_run_id, "loss")
     assert [m.value for m in curve] == pytest.approx([line["loss"] for line in log])
     assert lake.exists(f"mlflow/ticket_topics/{manifest.mlflow_run_id}/artifacts/loss.svg")
