@@ -6,7 +6,7 @@ What the run then does belongs in `loop.py`; whether its data are right in `pref
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_platform.errors import PermanentError, StorageFailed
 from finetune_platform.lake import Lake
@@ -23,7 +23,32 @@ BYTES_A_TRAINABLE = 40
 """Of checkpoint and final adapter on disk: weights, their float32 copies, AdamW's two moments, in flight and kept."""
 
 
-def memory_needed(model: Any, objective: Objective, plan: Sequence[Step], engine: Engine) -> int:
+class MemoryPlan(NamedTuple):
+    """Bytes that a run takes beyond the loaded model, and whether it computes layers again to take no more."""
+
+    needed: int
+    checkpointing: bool
+
+
+def plan_memory(model: Any, objective: Objective, plan: Sequence[Step], engine: Engine, available: int) -> MemoryPlan:
+    """Keeps what layers compute for the gradient where there is memory for it, else their inputs only.
+
+    Args:
+        model: As in `memory_needed`.
+        objective: Likewise.
+        plan: Likewise.
+        engine: Likewise.
+        available: Bytes.
+    """
+    kept = memory_needed(model, objective, plan, engine)
+    if kept <= available:
+        return MemoryPlan(kept, False)
+    return MemoryPlan(memory_needed(model, objective, plan, engine, checkpointing=True), True)
+
+
+def memory_needed(
+    model: Any, objective: Objective, plan: Sequence[Step], engine: Engine, *, checkpointing: bool = False
+) -> int:
     """Bytes that the largest forward and backward pass takes beyond the loaded model, estimated from its shape.
 
     Each layer keeps about ten vectors of the hidden size and four of the intermediate size for a token; logits exist
@@ -35,12 +60,14 @@ def memory_needed(model: Any, objective: Objective, plan: Sequence[Step], engine
         objective: Whose units `plan` numbers.
         plan: Every step of the run.
         engine: Says how many tokens a pass computes.
+        checkpointing: Layers keep their input only, and one at a time is computed again (Chen et al. 2016).
     """
     config = model.get_base_model().config.get_text_config()
     adapter = trainable(model)
     width = adapter[0].element_size()
     intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    per_token = config.num_hidden_layers * (10 * config.hidden_size + 4 * intermediate) * width
+    layer, layers = (10 * config.hidden_size + 4 * intermediate) * width, config.num_hidden_layers
+    per_token = layers * config.hidden_size * width + layer if checkpointing else layers * layer
     largest = 0
     for batch in {batch for step in plan for batch in step.batches}:
         rows = objective.rows(batch)

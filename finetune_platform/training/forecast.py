@@ -14,7 +14,7 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import DatasetManifest, TrainingManifest
 from finetune_platform.progress import Report
 from finetune_platform.task import Stage, Task
-from finetune_platform.training.capacity import memory_needed
+from finetune_platform.training.capacity import plan_memory
 from finetune_platform.training.devices import GPUS, Device
 from finetune_platform.training.model import skeleton
 from finetune_platform.training.prepare import read_data
@@ -134,7 +134,7 @@ def _stage(
         len(data.objective.shapes),
         work,
         network.bytes,
-        memory_needed(model, data.objective, data.plan, data.engine),
+        plan_memory(model, data.objective, data.plan, data.engine, device.memory - network.bytes).needed,
         max(work.flops / rate.flops, _reading(network, work, device)),
         work.validation_flops / rate.flops,
     )

@@ -1,11 +1,14 @@
 """How a model computes the batches of a run: by transformers' modules, or by fused layers over the same weights."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune_platform.training.collate import Batch
 from finetune_platform.training.engine import Engine
 from finetune_platform.training.loss import log_probs, supervised_loss
+from finetune_platform.training.packed_attention import as_packed
 from finetune_platform.training.rows import TrainRow
 
 if TYPE_CHECKING:
@@ -21,6 +24,16 @@ class Forward(NamedTuple):
     engine: Engine
     fused: "FusedDecoder | None"
     reason: str
+
+    def checkpointed(self) -> "Forward":
+        """The same with layers that keep their input only and are computed again for the gradient."""
+        if self.fused is None:
+            base = self.model.get_base_model()
+            again = partial(as_packed, base.get_decoder()) if self.engine.packs else nullcontext
+            base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())})
+        else:
+            self.fused.checkpointing = True
+        return self._replace(reason=f"{self.reason}, computed twice")
 
     def log_probs(self, rows: Sequence[TrainRow]) -> "tuple[torch.Tensor, Batch]":
         """The logarithm of the probability of every supervised token of some rows, and the batch they stand in."""

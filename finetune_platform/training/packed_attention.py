@@ -85,14 +85,20 @@ def attending(model: Any, layout: Layout | None) -> Iterator[dict[str, Any]]:
     if layout is None:
         yield {}
         return
-    _register()
-    config = model.config
-    kept = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
+    with as_packed(model):
         yield {"layout": layout}
+
+
+@contextmanager
+def as_packed(model: Any) -> Iterator[None]:
+    """While it lasts the layers of a decoder take packed rows; also those that are computed again for a gradient."""
+    _register()
+    kept = model.config._attn_implementation
+    model.config._attn_implementation = NAME
+    try:
+        yield
     finally:
-        config._attn_implementation = kept
+        model.config._attn_implementation = kept
 
 
 def _register() -> None:

@@ -19,7 +19,7 @@ from finetune_platform.training.batches import Step, plan_steps
 from finetune_platform.training.capacity import (
     TOKENS_PER_FORWARD,
     memory_available,
-    memory_needed,
+    plan_memory,
     require_disk,
     require_memory,
 )
@@ -114,8 +114,12 @@ def prepare(
     )
     forward = choose_forward(model, data.engine)
     report(f"training: computing in {precision.dtype} on {device}: {precision.reason}; {forward.reason}")
-    needed, available = memory_needed(model, data.objective, data.plan, data.engine), memory_available(device)
-    require_memory(needed, available, f"{base.name} on {device}")
+    available = memory_available(device)
+    memory = plan_memory(model, data.objective, data.plan, data.engine, available)
+    require_memory(memory.needed, available, f"{base.name} on {device}")
+    if memory.checkpointing:
+        report("training: memory is short, so layers are computed again for the gradient (a third more work)")
+        forward = forward.checkpointed()
     require_disk(model, work_dir, lake, stage.save_total_limit)
     differences = compare_with_separate_rows(forward, data.rows)
     report(
@@ -132,7 +136,8 @@ def prepare(
         "supervised_texts": data.supervised_texts,
         "chat_template_sha256": base.chat_template_sha256,
         **differences,
-        "memory_needed_bytes": needed,
+        "memory_needed_bytes": memory.needed,
+        "gradient_checkpointing": memory.checkpointing,
         "memory_available_bytes": available,
     }
     return Prepared(forward, tokenizer, precision, device, data, preflight)

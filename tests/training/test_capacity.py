@@ -10,7 +10,7 @@ from finetune_platform.inference.base_models import load_tokenizer
 from finetune_platform.lake import Lake
 from finetune_platform.task import Lora
 from finetune_platform.training.batches import Step
-from finetune_platform.training.capacity import memory_needed, require_disk, require_memory
+from finetune_platform.training.capacity import memory_needed, plan_memory, require_disk, require_memory
 from finetune_platform.training.engine import Engine
 from finetune_platform.training.model import load_for_training
 from finetune_platform.training.objectives import Tokens
@@ -41,6 +41,16 @@ def test_what_rows_share_needs_its_memory_once(model):
         assert engine.tokens(rows) == tokens
         needed.append(memory_needed(model, Tokens(rows, engine.shapes(rows)), [Step(1.0, (tuple(range(8)),))], engine))
     assert needed[0] < needed[1]
+
+
+def test_short_memory_computes_layers_again_before_it_refuses(model, tiny_model):
+    rows = tokenise(examples(8), load_tokenizer(tiny_model), "Name the topic.", 200)
+    engine = Engine(True, "", 2, "cpu")
+    tokens, plan = Tokens(rows, engine.shapes(rows)), [Step(1.0, (tuple(range(8)),))]
+    most = memory_needed(model, tokens, plan, engine)
+    assert plan_memory(model, tokens, plan, engine, most) == (most, False)
+    less = plan_memory(model, tokens, plan, engine, most - 1)
+    assert less.checkpointing and less.needed < most
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_named(model, tmp_path, monkeypatch):

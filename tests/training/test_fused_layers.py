@@ -175,3 +175,20 @@ def test_many_supervised_tokens_have_the_same_gradient_a_part_at_a_time(llama, m
         found = torch.cat([g.flatten() for g in torch.autograd.grad(parts, trainable(llama))])
         assert parts.item() == pytest.approx(whole.item(), rel=1e-6)
         assert ((found - expected).norm() / expected.norm()).item() < 1e-5
+
+
+@pytest.mark.parametrize("lora", [{}, {"use_dora": True}], ids=["fused", "transformers"])
+def test_layers_that_are_computed_again_have_the_same_gradient_and_keep_less(lora):
+    model, rows = adapted("llama", **lora).train(), rows_of(30, [9, 7, 12], 2)
+    forward = choose_forward(model, Engine(True, "", 0, "cpu"))
+    assert (forward.fused is None) == bool(lora)
+    kept, gradients = [], []
+    for choose in (lambda: forward, forward.checkpointed):
+        way = choose()
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            loss = way.supervised_loss(rows)
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, trainable(model))]))
+        kept.append(sum(sizes))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+    assert kept[1] < kept[0] / 2

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from finetune_platform.inference.decoder import MODEL_TYPES
 from finetune_platform.training.fused.attention import Heads
@@ -45,6 +46,9 @@ class FusedDecoder:
 
     Args:
         model: A PEFT model that `against_fusing` has nothing against. It keeps its weights, as views of wider matrices.
+
+    Attributes:
+        checkpointing: Whether layers keep their input only and are computed again for the gradient.
     """
 
     def __init__(self, model: Any) -> None:
@@ -52,7 +56,7 @@ class FusedDecoder:
         config = base.config
         queries, groups = config.num_attention_heads, config.num_key_value_heads
         self.width = getattr(config, "head_dim", None) or config.hidden_size // queries
-        self.base = base
+        self.base, self.checkpointing = base, False
         self.layers = [self._layer(layer, queries, groups) for layer in base.model.layers]
 
     def __call__(
@@ -71,7 +75,10 @@ class FusedDecoder:
         cos, sin = (part[0, :, None, : self.width // 2] for part in decoder.rotary_emb(x[None], position_ids))
         rotation = Rotation(cos, sin)
         for layer in self.layers[:-1]:
-            x = layer(x, rotation, layout)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rotation, layout, use_reentrant=False)
+            else:
+                x = layer(x, rotation, layout)
         # A token that is supervised twice is computed once.
         wanted, places = positions.unique(return_inverse=True)
         normed: torch.Tensor = decoder.norm(self.layers[-1](x, rotation, layout, wanted))
