@@ -14,6 +14,7 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import DatasetManifest, TrainingManifest
 from finetune_platform.progress import Report
 from finetune_platform.task import Stage, Task
+from finetune_platform.training import TRAINING_VERSION
 from finetune_platform.training.capacity import plan_memory
 from finetune_platform.training.devices import GPUS, Device
 from finetune_platform.training.model import skeleton
@@ -99,7 +100,9 @@ def forecast(
 
 def rate_of(device: Device, measured: Sequence[TrainingManifest], base_model: str) -> Rate:
     """The rate of the newest runs on the device, those of the same base model where there are some."""
-    here = [run for run in measured if run.usage is not None and _ran_on(device, run.usage.device)]
+    # Another version of the training code may be several times as fast.
+    ours = [run for run in measured if run.code_version == TRAINING_VERSION]
+    here = [run for run in ours if run.usage is not None and _ran_on(device, run.usage.device)]
     same = [run for run in here if run.base_model == base_model]
     chosen = (same or here)[-RUNS:]
     took = [run.usage for run in chosen if run.usage is not None]

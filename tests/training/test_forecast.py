@@ -9,7 +9,7 @@ from finetune_platform.cli import app
 from finetune_platform.commands.installation import open_database, open_lake
 from finetune_platform.errors import BadInput
 from finetune_platform.manifests import TrainingManifest, Usage
-from finetune_platform.training import devices
+from finetune_platform.training import TRAINING_VERSION, devices
 from finetune_platform.training.devices import Device, listed_gpu
 from finetune_platform.training.forecast import ASSUMED_SHARE, forecast, rate_of
 
@@ -19,7 +19,8 @@ HERE = Device("Some CPU, 2 threads, float32", "cpu", 10**10, 1e11, None, "a prob
 def finished(run: str, device: str, flops: float, base_model: str = "tiny") -> TrainingManifest:
     usage = Usage(device=device, flops=flops, seconds=10, tokens_per_second=1, peak_memory_bytes=1)
     return TrainingManifest(
-        artifact_id=run, task="t", code_version="1", base_model=base_model, base_model_revision="1", system_prompt="",
+        artifact_id=run, task="t", code_version=TRAINING_VERSION, base_model=base_model,
+        base_model_revision="1", system_prompt="",
         chat_template_sha256="0", stages=[], steps=1, train_rows=1, supervised_tokens=1, trainable_parameters=1,
         first_loss=1, final_loss=1, validation_loss=None, train_seconds=10, rows_per_second=1, preflight={}, golden=[],
         versions={}, device="cpu", usage=usage,
@@ -30,6 +31,8 @@ def test_a_rate_is_measured_on_the_same_device_and_best_on_the_same_model():
     assert rate_of(HERE, [], "tiny") == (HERE.flops * ASSUMED_SHARE["cpu"], [], False)
     elsewhere = finished("tr-0", "Another CPU, 2 threads, float32", 1e15)
     assert rate_of(HERE, [elsewhere], "tiny").runs == []
+    old = finished("tr-0", HERE.name, 1e15).model_copy(update={"code_version": "0"})
+    assert rate_of(HERE, [old], "tiny").runs == []
     other = finished("tr-1", HERE.name, 1e11, "large")
     assert rate_of(HERE, [elsewhere, other], "tiny") == (1e10, ["tr-1"], False)
     same = [finished(f"tr-{n}", HERE.name, n * 1e11) for n in range(2, 9)]
