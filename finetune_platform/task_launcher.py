@@ -72,15 +72,25 @@ class Ecs(Strict):
 class Ray(Strict):
     """A job on a Ray cluster; `address` is its head's dashboard.
 
-    One machine of the cluster trains: one with `num_gpus` free GPUs, all of which it uses.
+    One worker trains on one machine, one with `num_gpus` free GPUs, all of which it uses. Several workers train
+    together on whichever machines have room, and each takes `num_cpus` and at most one GPU.
     """
 
     address: str = Field(pattern=r"^https?://[^\s/]+$")
+    workers: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)
     max_hours: float = Field(default=24.0, gt=0)
     environment: Environment = {}
     attempts: int = Field(default=3, ge=1)
+
+    @model_validator(mode="after")
+    def a_worker_computes_on_one_device(self) -> "Ray":
+        if self.workers > 1 and self.num_gpus not in (0, 1):
+            raise ValueError("each of several workers takes one GPU or none: num_gpus is 1 or 0")
+        if self.workers > 1 and not self.num_cpus + self.num_gpus:
+            raise ValueError("each of several workers takes something of a machine: num_cpus or num_gpus")
+        return self
 
 
 class OpenAi(Strict):

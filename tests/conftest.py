@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 from aws_server import AwsServer, start_aws
+from ray_cluster import RayCluster
 from s3_server import BUCKET, S3Server, start_s3
 from tiny_llama import CACHE, save_tiny_llama
 
@@ -64,6 +65,15 @@ def aws(aws_server: AwsServer, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in aws_server.environment.items():
         monkeypatch.setenv(name, value)
     return aws_server
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(s3_server: S3Server) -> Iterator[RayCluster]:
+    """A Ray cluster whose machines reach the S3 server; skipped where Ray is not installed."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="ray is not installed")
+    cluster = RayCluster(cluster_utils, s3_server.environment)
+    yield cluster
+    cluster.shutdown()
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Runs our trainer as a job on a Ray cluster that exists, through the HTTP API of its head.
 
-dagster-ray's Pipes client reads only the job's log and starts a new job for every step, and Ray's own client needs
-the whole of Ray, in the cluster's version, where Dagster runs; the API it speaks needs neither. What is alike at all
-such places is in `remote_trainer.py`.
+dagster-ray's Pipes client submits a new job in every step and stops it whenever the step is interrupted, so that
+nothing finds a job again, and Ray's own client needs the whole of Ray, in the cluster's version, where Dagster runs;
+the API it speaks needs neither. What is alike at all such places is in `remote_trainer.py`; what a job with several
+workers does there in `training/ray_workers.py`.
 """
 
 import shlex
@@ -62,6 +63,10 @@ class RayJobs:
 
     def __init__(self, options: Ray, command: Sequence[str]) -> None:
         self._options, self._command = options, list(command)
+        self._job_takes = {"entrypoint_num_cpus": options.num_cpus, "entrypoint_num_gpus": options.num_gpus}
+        if options.workers > 1:
+            # The job itself only watches its workers, and Ray lets what takes nothing run on the head.
+            self._command, self._job_takes = [*command, "--on-ray"], {}
         self.max_hours: float | None = options.max_hours
 
     def find(self, name: str) -> str | None:
@@ -72,8 +77,7 @@ class RayJobs:
             "entrypoint": shlex.join(self._command),
             "submission_id": name,
             "runtime_env": {"env_vars": dict(environment)},
-            "entrypoint_num_cpus": self._options.num_cpus,
-            "entrypoint_num_gpus": self._options.num_gpus,
+            **self._job_takes,
         }
         answer = self._call("POST", "", json=request)
         # Ray answers a name that it has with an error that has no code of its own.

@@ -184,7 +184,8 @@ def settle(ended: Ended, messages: Sequence[dict[str, Any]], place: str) -> str:
     for message in messages:
         if RESULT_KEY in message:
             return str(message[RESULT_KEY])
-    for message in messages:
+    # Workers that are started again tell it again: the last word counts.
+    for message in reversed(messages):
         if ERROR_KEY in message:
             told = message[ERROR_KEY]
             raise failure((TransientError if told["transient"] else PermanentError)(told["problem"], told["mend"]))

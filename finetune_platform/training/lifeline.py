@@ -14,7 +14,7 @@ LAST_WORDS_S = 60
 
 
 class StopRequest:
-    """Whether SIGTERM has come; call it to ask."""
+    """Whether somebody asked to stop, by SIGTERM or in words; call it to ask."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -22,8 +22,11 @@ class StopRequest:
     def __call__(self) -> bool:
         return self._asked.is_set()
 
+    def ask(self) -> None:
+        self._asked.set()
+
     def listen(self) -> "StopRequest":
-        signal.signal(signal.SIGTERM, lambda signum, frame: self._asked.set())
+        signal.signal(signal.SIGTERM, lambda signum, frame: self.ask())
         return self
 
 

@@ -2,16 +2,11 @@
 
 import os
 import signal
-import sys
 import time
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
-import requests
 from dagster import DagsterExecutionInterruptedError
 from place_trainer import RUN, PlaceTrainer, trained_manifest
-from s3_server import free_ports
 
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import MANIFEST_NAME
@@ -20,42 +15,12 @@ from finetune_platform.task_file import load_task
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def cluster(s3_server):
-    """A head that takes no jobs and two machines of one CPU, which reach the S3 server."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="ray is not installed")
-    (port,) = free_ports(1)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3_server.environment.items():
-            patch.setenv(name, value)
-        # A job's `python` is this one.
-        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
-        started = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-        machines = [started.add_node(num_cpus=1) for _ in range(2)]
-    yield Cluster(f"http://127.0.0.1:{port}", started, machines)
-    started.shutdown()
-
-
-class Cluster(NamedTuple):
-    address: str
-    started: Any
-    machines: list[Any]
-
-    def lose_machine_of(self, job: str) -> None:
-        """Kills the machine on which a job runs."""
-        runs_on = requests.get(f"{self.address}/api/jobs/{job}", timeout=30).json()["driver_node_id"]
-        (machine,) = [m for m in self.machines if m.node_id == runs_on]
-        self.started.remove_node(machine, allow_graceful=False)
-
-
 @pytest.fixture
-def trainer(cluster, s3_url, task_file, tmp_path, monkeypatch) -> PlaceTrainer:
+def trainer(ray_cluster, s3_url, task_file, tmp_path, monkeypatch) -> PlaceTrainer:
     """Trains at the cluster; a script stands in the trainer's place."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("finetune_platform.resources.remote_trainer.COMMAND", ("python", str(tmp_path / "script.py")))
-    place = {"ray": {"address": cluster.address}}
+    place = {"ray": {"address": ray_cluster.address}}
     task = load_task(task_file(base_model={"uri": "lake:base_models/tiny"}, launcher={"place": "ray", **place}))
     lake = Lake(s3_url)
     lake.put(f"{task.name}/training_runs/{RUN}/{MANIFEST_NAME}", trained_manifest(task.name).to_bytes())
@@ -98,13 +63,13 @@ def test_a_restart_leaves_the_job_running_and_a_cancel_ends_it(trainer):
         os.kill(int(pid.read_text()), 0)
 
 
-def test_a_lost_machine_is_replaced_by_another(trainer, cluster):
+def test_a_lost_machine_is_replaced_by_another(trainer, ray_cluster):
     trainer.script("if begun == 1: time.sleep(600)\ndone()")
 
     def lose(instance, run_id):
         while not trainer.begun:
             time.sleep(0.1)
-        cluster.lose_machine_of(instance.get_run_by_id(run_id).tags["finetune/job"])
+        ray_cluster.lose(ray_cluster.machine_of(instance.get_run_by_id(run_id).tags["finetune/job"]))
 
     step = trainer.train(lose)
     assert step.run == RUN, step.failure
