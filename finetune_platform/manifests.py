@@ -4,6 +4,7 @@ From an adapter one walks back over `parents` to every row, from a row forward t
 A manifest is the last file written of its folder: a folder without one does not exist.
 """
 
+import math
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -161,13 +162,38 @@ class Usage(Record):
         return told
 
 
+class PrivacyRecord(Record):
+    """What a stage promises of each row of its `kind`: (epsilon, delta)-differential privacy, by DP-SGD.
+
+    Each of the `steps` drew each of the `rows` with probability `sample_rate`. Who stands in several rows of one group
+    is promised less; the largest group has `largest_group` rows.
+    """
+
+    kind: Kind
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    max_grad_norm: float
+    sample_rate: float
+    steps: int
+    accountant: Literal["prv", "rdp"]
+    rows: int
+    largest_group: int
+
+    @property
+    def in_words(self) -> str:
+        """`(4.99, 1e-05) for each of 1,200 sft rows`, epsilon rounded up."""
+        return f"({math.ceil(self.epsilon * 100) / 100:.2f}, {self.delta:g}) for each of {self.rows:,} {self.kind} rows"
+
+
 class TrainingManifest(Manifest):
     """`trained_adapter`: `adapter/` (PEFT files), `log.jsonl`. Parents: `curated_dataset`; `warm_start`.
 
     `replayed_rows` of the `train_rows` had been trained on before; null where training did not begin at an adapter.
     A `hosted` model has no `adapter/`: its weights, its template and what else is empty here are its provider's.
-    `kinds` are the kinds of rows that the run read of its dataset. `golden_kept_by_merge` counts the golden prompts
-    that are answered the same once the adapter is merged, in the run's number format.
+    `kinds` are the kinds of rows that the run read of its dataset, `privacy` what its private stages promise.
+    `golden_kept_by_merge` counts the golden prompts that are answered the same once the adapter is merged, in the
+    run's number format.
     """
 
     FOLDER = "training_runs"
@@ -197,6 +223,7 @@ class TrainingManifest(Manifest):
     usage: Usage | None = None
     golden_kept_by_merge: int | None = None
     hosted: HostedModel | None = None
+    privacy: list[PrivacyRecord] = []
 
 
 class IndexManifest(Manifest):

@@ -2,9 +2,9 @@
 
 Defaults stand here (those of serving in `task_serving.py`, of retrieval in `task_retrieval.py`, of drift in
 `task_drift.py`, of the judge in `task_judge.py`, of labels and retraining in `task_labeling.py`, of places to train in
-`task_launcher.py`, of notifications in `task_notifications.py`) and nowhere else. Reading YAML and telling a user where
-it is wrong belongs in `task_file.py`; what a decision leads to belongs to the library package that acts on it. Training
-options carry PEFT's and TRL's names, chat fields OpenAI's.
+`task_launcher.py`, of private training in `task_privacy.py`, of notifications in `task_notifications.py`) and nowhere
+else. Reading YAML and telling a user where it is wrong belongs in `task_file.py`; what a decision leads to belongs to
+the library package that acts on it. Training options carry PEFT's and TRL's names, chat fields OpenAI's.
 """
 
 import re
@@ -21,6 +21,7 @@ from finetune_platform.task_judge import Judge
 from finetune_platform.task_labeling import Labeling, Retraining
 from finetune_platform.task_launcher import Launcher
 from finetune_platform.task_notifications import Notifications
+from finetune_platform.task_privacy import DifferentialPrivacy
 from finetune_platform.task_retrieval import Retrieval
 from finetune_platform.task_serving import Rollout, Serving
 
@@ -204,6 +205,18 @@ class Stage(Strict):
     beta: float = Field(default=0.1, gt=0)
     desirable_weight: float = Field(default=1.0, gt=0)
     undesirable_weight: float = Field(default=1.0, gt=0)
+    privacy: DifferentialPrivacy | None = None
+
+    @model_validator(mode="after")
+    def privacy_is_of_rows(self) -> "Stage":
+        if self.privacy is not None:
+            if self.method not in ("cpt", "sft"):
+                raise ValueError(
+                    f"privacy: is for the methods cpt and sft; {self.method} compares rows with each other"
+                )
+            if self.peft.use_dora:
+                raise ValueError("privacy: with use_dora the gradient of one row is not known; leave one of them out")
+        return self
 
     @property
     def kind(self) -> Kind:
@@ -224,6 +237,17 @@ class Training(Strict):
                 raise ValueError(
                     f"stages[{number}].peft differs from stages[0].peft: stages train one adapter after the other, so "
                     "write the same in all"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def private_rows_are_read_once(self) -> "Training":
+        kinds = [stage.kind for stage in self.stages]
+        for number, stage in enumerate(self.stages):
+            if stage.privacy is not None and kinds.count(stage.kind) > 1:
+                raise ValueError(
+                    f"stages[{number}].privacy: another stage trains on the same rows of kind {stage.kind}, and what "
+                    "that takes from them is not covered; let one stage alone read them"
                 )
         return self
 
@@ -368,6 +392,15 @@ class Task(Strict):
     cost: Cost = Cost()
     schedule: Schedule | None = None
     path: Path | None = Field(default=None, exclude=True)
+
+    @model_validator(mode="after")
+    def private_training_begins_anew(self) -> "Task":
+        if self.retraining.warm_start is not None and any(stage.privacy for stage in self.training.stages):
+            raise ValueError(
+                "retraining.warm_start: the champion's weights hold rows that training.stages[].privacy would not "
+                "cover; leave one of them out"
+            )
+        return self
 
     @field_validator("owners")
     @classmethod

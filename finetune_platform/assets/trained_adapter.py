@@ -97,7 +97,18 @@ def _metadata(training: TrainingManifest, lake: Lake, tracking_uri: str) -> dict
         **(training.usage.in_words() if training.usage else {}),
         "golden prompts kept by a merge": f"{training.golden_kept_by_merge} of {len(training.golden)}",
         "preflight": MetadataValue.json(training.preflight),
+        **_privacy(training),
         "mlflow run": f"{training.mlflow_run_id} at {tracking_uri.partition('@')[2] or tracking_uri}",
+    }
+
+
+def _privacy(training: TrainingManifest) -> dict[str, Any]:
+    if not training.privacy:
+        return {}
+    return {
+        "epsilon": max(promised.epsilon for promised in training.privacy),
+        "delta": max(promised.delta for promised in training.privacy),
+        "privacy": MetadataValue.json([promised.model_dump() for promised in training.privacy]),
     }
 
 

@@ -92,7 +92,18 @@ def _training(training: TrainingManifest) -> str:
 ({training.rows_per_second:.1f} rows/s) on {training.device}.
 {took}Loss {training.first_loss:.4f} → {training.final_loss:.4f}{final}.
 {began}
-{stages}"""
+{stages}{_privacy(training)}"""
+
+
+def _privacy(training: TrainingManifest) -> str:
+    lines = [
+        f"- (ε, δ) = {one.in_words}: noise {one.noise_multiplier:.3f}, gradients of rows "
+        f"clipped to {one.max_grad_norm:g}, {one.steps:,} steps that drew each row with probability "
+        f"{one.sample_rate:.4f}, {one.accountant} accountant; the largest group has {one.largest_group} rows"
+        for one in training.privacy
+    ]
+    head = "\n\nDifferentially private; the losses above, and rows of other kinds and splits, are not covered:\n\n"
+    return head + "\n".join(lines) if lines else ""
 
 
 def _evaluation(evaluation: EvaluationManifest) -> str:

@@ -30,7 +30,9 @@ class MemoryPlan(NamedTuple):
     checkpointing: bool
 
 
-def plan_memory(model: Any, objective: Objective, plan: Sequence[Step], engine: Engine, available: int) -> MemoryPlan:
+def plan_memory(
+    model: Any, objective: Objective, plan: Sequence[Step], engine: Engine, available: int, *, by_row: bool = False
+) -> MemoryPlan:
     """Keeps what layers compute for the gradient where there is memory for it, else their inputs only.
 
     Args:
@@ -39,21 +41,28 @@ def plan_memory(model: Any, objective: Objective, plan: Sequence[Step], engine: 
         plan: Likewise.
         engine: Likewise.
         available: Bytes.
+        by_row: Likewise; what single rows' gradients are made of is always kept.
     """
-    kept = memory_needed(model, objective, plan, engine)
-    if kept <= available:
+    kept = memory_needed(model, objective, plan, engine, by_row=by_row)
+    if by_row or kept <= available:
         return MemoryPlan(kept, False)
     return MemoryPlan(memory_needed(model, objective, plan, engine, checkpointing=True), True)
 
 
 def memory_needed(
-    model: Any, objective: Objective, plan: Sequence[Step], engine: Engine, *, checkpointing: bool = False
+    model: Any,
+    objective: Objective,
+    plan: Sequence[Step],
+    engine: Engine,
+    *,
+    checkpointing: bool = False,
+    by_row: bool = False,
 ) -> int:
     """Bytes that the largest forward and backward pass takes beyond the loaded model, estimated from its shape.
 
     Each layer keeps about ten vectors of the hidden size and four of the intermediate size for a token; logits exist
     three times in float32 (logits, softmax, gradient), of so many tokens at a time; gradients and AdamW take 20 bytes
-    a trainable weight.
+    a trainable weight. Gradients of single rows take two more times 4 bytes for each of the rows.
 
     Args:
         model: Loaded, with its adapter.
@@ -61,10 +70,11 @@ def memory_needed(
         plan: Every step of the run.
         engine: Says how many tokens a pass computes.
         checkpointing: Layers keep their input only, and one at a time is computed again (Chen et al. 2016).
+        by_row: Whether each row of a pass has a gradient of its own, as in private training.
     """
     config = model.get_base_model().config.get_text_config()
     adapter = trainable(model)
-    width = adapter[0].element_size()
+    width, weights = adapter[0].element_size(), sum(p.numel() for p in adapter)
     intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     layer, layers = (10 * config.hidden_size + 4 * intermediate) * width, config.num_hidden_layers
     per_token = layers * config.hidden_size * width + layer if checkpointing else layers * layer
@@ -73,8 +83,9 @@ def memory_needed(
         rows = objective.rows(batch)
         tokens = engine.tokens(rows)
         supervised = min(sum(row.supervised for row in rows), LOGITS_AT_ONCE)
-        largest = max(largest, tokens * per_token + supervised * config.vocab_size * 12)
-    return largest + sum(p.numel() for p in adapter) * 20
+        own = len(rows) * weights * 8 if by_row else 0
+        largest = max(largest, tokens * per_token + supervised * config.vocab_size * 12 + own)
+    return largest + weights * 20
 
 
 def require_memory(needed: int, available: int, place: str) -> None:

@@ -40,16 +40,20 @@ class Engine(NamedTuple):
         return shapes_of(rows)
 
 
-def choose_engine(base_model: Path, rows: Sequence[TrainRow], pad_token_id: int, device: str) -> Engine:
-    """Packed, unless the model's attention is not plain.
+def choose_engine(
+    base_model: Path, rows: Sequence[TrainRow], pad_token_id: int, device: str, *, private: bool = False
+) -> Engine:
+    """Packed, unless the model's attention is not plain or training is private.
 
     Args:
         base_model: Its folder.
         rows: To train on.
         pad_token_id: Fills what must be filled.
         device: `cuda` or `cpu`.
+        private: Whether the gradient of each row is wanted.
     """
-    against = _against_packing(base_model, max(row.inputs for row in rows))
+    alone = "private training asks for the gradient of each row" if private else None
+    against = alone or _against_packing(base_model, max(row.inputs for row in rows))
     if against:
         return Engine(False, f"rows are padded: {against}", pad_token_id, device)
     return Engine(True, "rows are packed, and what they begin with is computed once a batch", pad_token_id, device)

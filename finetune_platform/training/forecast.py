@@ -137,7 +137,14 @@ def _stage(
         len(data.objective.shapes),
         work,
         network.bytes,
-        plan_memory(model, data.objective, data.plan, data.engine, device.memory - network.bytes).needed,
+        plan_memory(
+            model,
+            data.objective,
+            data.plan,
+            data.engine,
+            device.memory - network.bytes,
+            by_row=stage.privacy is not None,
+        ).needed,
         max(work.flops / rate.flops, _reading(network, work, device)),
         work.validation_flops / rate.flops,
     )

@@ -15,6 +15,7 @@ from finetune_platform.training.batches import Step, split_by_tokens
 from finetune_platform.training.forward import Forward
 from finetune_platform.training.objectives import Objective
 from finetune_platform.training.optimizer import AdapterOptimizer
+from finetune_platform.training.private.gradients import PrivateGradient
 from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.random_state import random_state, restore_random_state
 
@@ -25,7 +26,8 @@ class StepLog(NamedTuple):
     Attributes:
         step: Steps done, from 1.
         epoch: Passes over the data done.
-        loss: Mean over the step's supervised tokens before the step, in nats a token.
+        loss: Mean over the step's supervised tokens before the step, in nats a token; 0 where a private step drew no
+            row.
         learning_rate: Of this step.
         grad_norm: Before clipping.
         rows: Rows of the step; `tokens` likewise, template included, padding not.
@@ -78,6 +80,7 @@ def train_steps(
     start: int = 0,
     stop: Callable[[], bool] = lambda: False,
     processes: Processes = ALONE,
+    private: PrivateGradient | None = None,
 ) -> Iterator[StepLog]:
     """Trains from step `start` on; yields after every step, the same at every process.
 
@@ -90,10 +93,11 @@ def train_steps(
         held_out: Of the validation loss, measured every `eval_steps` and at the end; None for none.
         eval_steps: Steps between two measurements.
         tokens_per_forward: Most tokens of a forward pass without a gradient.
-        max_grad_norm: Where gradients are clipped.
+        max_grad_norm: Where gradients are clipped; a private one, whose rows were, no more.
         start: Steps done before.
         stop: Asked before every forward pass.
         processes: That share the work.
+        private: Computes the gradient instead, where training is private.
 
     Raises:
         Stopped: `stop` said so, at this process or another; the step under way is undone.
@@ -105,8 +109,12 @@ def train_steps(
     for number in range(start, len(plan)):
         step, began = plan[number], time.perf_counter()
         mine = processes.share(step.batches, inputs)
-        loss, measures = _gradient(forward, optimizer, objective, step, mine, number, stop, processes)
-        norm = optimizer.step(rates[number], max_grad_norm) if math.isfinite(loss) else math.nan
+        loss, measures = _gradient(forward, optimizer, objective, step, mine, number, stop, processes, private)
+        norm = (
+            optimizer.step(rates[number], max_grad_norm if private is None else math.inf)
+            if math.isfinite(loss)
+            else math.nan
+        )
         if not math.isfinite(norm):
             raise _not_finite(number + 1, loss, norm, rates[number])
         seconds = time.perf_counter() - began
@@ -139,25 +147,34 @@ def _gradient(
     steps_done: int,
     stop: Callable[[], bool],
     processes: Processes,
+    private: PrivateGradient | None,
 ) -> tuple[float, dict[str, float]]:
     """Leaves the gradient of the step's mean loss in the parameters; returns that loss and the measures."""
     before = random_state()
-    weight = sum(objective.weight(batch) for batch in step.batches)
+    weight = sum(objective.weight(batch) for batch in step.batches) or 1.0
     sums, asked = Counter[str](), False
     for batch in mine:
         if asked := stop():
             break
-        part = objective.loss(forward, batch)
-        (part.total / weight).backward()
+        if private is None:
+            part = objective.loss(forward, batch)
+            (part.total / weight).backward()
+        else:
+            part = private.add(objective.rows(batch))
         sums.update({"loss": part.total.item(), **part.measures})
     # Here and nowhere else: one that left earlier would leave the others waiting for its sums.
     names = ("loss", *objective.measured)
     *values, stopped = processes.sums(*(sums[name] / weight for name in names), asked)
     if stopped:
         optimizer.drop_gradients()
+        if private is not None:
+            private.drop()
         restore_random_state(before)
         raise Stopped(steps_done)
-    processes.add_gradients(optimizer.parameters)
+    if private is None:
+        processes.add_gradients(optimizer.parameters)
+    else:
+        private.finish(steps_done, processes)
     loss, *measures = values
     return loss, dict(zip(objective.measured, measures, strict=True))
 

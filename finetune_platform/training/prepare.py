@@ -11,7 +11,7 @@ from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import ResolvedModel, load_tokenizer
 from finetune_platform.inference.precision import Precision
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DatasetManifest
+from finetune_platform.manifests import DatasetManifest, PrivacyRecord
 from finetune_platform.progress import Report
 from finetune_platform.rows import Example
 from finetune_platform.task import Stage
@@ -28,8 +28,10 @@ from finetune_platform.training.forward import Forward, choose_forward
 from finetune_platform.training.model import load_for_training, training_device
 from finetune_platform.training.objectives import DirectPreference, KahnemanTversky, Objective
 from finetune_platform.training.preflight import compare_with_separate_rows, supervised_texts
+from finetune_platform.training.private.accounting import promise
+from finetune_platform.training.private.sampling import poisson_plan, sampling_of
 from finetune_platform.training.replay import Earlier, mix
-from finetune_platform.training.rows import TrainRow, read_split
+from finetune_platform.training.rows import TrainRow, place_of, read_split
 from finetune_platform.training.units import units_of
 
 SHOWN = 300
@@ -47,6 +49,7 @@ class Data(NamedTuple):
         supervised_texts: What the first rows are trained to say.
         replayed: Rows that were trained on before; None without a warm start.
         engine: Of every forward pass.
+        promised: What private training promises; None where it is not private.
     """
 
     objective: Objective
@@ -57,6 +60,7 @@ class Data(NamedTuple):
     supervised_texts: list[str]
     replayed: int | None
     engine: Engine
+    promised: PrivacyRecord | None
 
 
 class Prepared(NamedTuple):
@@ -85,6 +89,7 @@ def prepare(
     *,
     earlier: Earlier | None = None,
     begin: Callable[[Any], None] = lambda model: None,
+    noise_key: bytes = b"",
 ) -> Prepared:
     """Reads, tokenises, plans, loads and proves.
 
@@ -98,6 +103,7 @@ def prepare(
         report: Told of every step.
         earlier: What a warm start's adapter has been trained on.
         begin: Puts the weights into the model at which training begins.
+        noise_key: The run's secret, of private training.
 
     Raises:
         BadInput: A row does not fit the template or `max_length`; the adapter's options do not fit the model.
@@ -106,7 +112,7 @@ def prepare(
     """
     device = training_device()
     tokenizer = load_tokenizer(base.path)
-    data = read_data(lake, dataset, base, tokenizer, stage, system_prompt, device, report, earlier)
+    data = read_data(lake, dataset, base, tokenizer, stage, system_prompt, device, report, earlier, noise_key=noise_key)
     for number, text in enumerate(data.supervised_texts, 1):
         report(f"preflight: row {number} is trained to say {text if len(text) <= SHOWN else text[:SHOWN] + '…'!r}")
     model, precision = load_for_training(
@@ -115,7 +121,8 @@ def prepare(
     forward = choose_forward(model, data.engine)
     report(f"training: computing in {precision.dtype} on {device}: {precision.reason}; {forward.reason}")
     available = memory_available(device)
-    memory = plan_memory(model, data.objective, data.plan, data.engine, available)
+    by_row = data.promised is not None
+    memory = plan_memory(model, data.objective, data.plan, data.engine, available, by_row=by_row)
     require_memory(memory.needed, available, f"{base.name} on {device}")
     if memory.checkpointing:
         report("training: memory is short, so layers are computed again for the gradient (a third more work)")
@@ -153,8 +160,13 @@ def read_data(
     device: str,
     report: Report,
     earlier: Earlier | None = None,
+    *,
+    noise_key: bytes = b"",
 ) -> Data:
-    """The dataset's training and validation rows of the stage's kind, with their plan."""
+    """The dataset's training and validation rows of the stage's kind, with their plan.
+
+    Without the run's `noise_key` the plan of a private stage is one of those that it might draw.
+    """
     train, replayed = read_split(lake, dataset, "train", stage.kind), None
     if earlier is not None and stage.method == "sft":
         train, replayed = mix(train, earlier, stage.seed)
@@ -170,16 +182,29 @@ def read_data(
     if left_out := taught.without:
         report(f"training: {left_out} rows have only turns of weight 0 and are left out")
     texts = supervised_texts(taught.rows, tokenizer)
-    engine = choose_engine(base.path, taught.rows, tokenizer.pad_token_id, device)
+    private = stage.privacy is not None
+    engine = choose_engine(base.path, taught.rows, tokenizer.pad_token_id, device, private=private)
     objective = taught.objective(stage, engine)
-    plan = plan_steps(
-        objective.shapes,
-        epochs=stage.num_train_epochs,
-        batch_size=stage.per_device_train_batch_size,
-        gradient_accumulation_steps=stage.gradient_accumulation_steps,
-        tokens_per_forward=TOKENS_PER_FORWARD[device],
-        seed=stage.seed,
-    )
+    promised = None
+    if private:
+        sampling = sampling_of(stage, len(taught.rows))
+        groups = {place_of(example): example.group_id or place_of(example) for example in train}
+        promised = promise(stage, sampling, taught.rows, groups)
+        plan = poisson_plan(noise_key, objective.shapes, sampling, TOKENS_PER_FORWARD[device])
+        report(
+            f"training: differentially private: (epsilon, delta) = {promised.in_words}, by noise of "
+            f"{promised.noise_multiplier:.3f} times the {promised.max_grad_norm:g} that each row is clipped to"
+        )
+        texts = []  # They would stand in the manifest.
+    else:
+        plan = plan_steps(
+            objective.shapes,
+            epochs=stage.num_train_epochs,
+            batch_size=stage.per_device_train_batch_size,
+            gradient_accumulation_steps=stage.gradient_accumulation_steps,
+            tokens_per_forward=TOKENS_PER_FORWARD[device],
+            seed=stage.seed,
+        )
     held_out = units_of(validation, tokenizer, stage, system_prompt)
     supervised = sum(row.supervised for row in taught.rows)
     report(f"training: {len(objective.shapes)} {taught.noun}, {supervised} supervised tokens, {len(plan)} steps")
@@ -194,4 +219,5 @@ def read_data(
         texts,
         replayed,
         engine,
+        promised,
     )

@@ -39,11 +39,16 @@ from finetune_platform.training.loop import StepLog, Stopped, train_steps
 from finetune_platform.training.model import save_adapter, trainable, training_device
 from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
 from finetune_platform.training.prepare import Prepared, prepare
+from finetune_platform.training.private.gradients import PrivateGradient
+from finetune_platform.training.private.sampling import forget_noise_key, noise_key
 from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.random_state import random_state, seed_everything
 from finetune_platform.training.surroundings import Surroundings
 from finetune_platform.training.tracking import TrackedRun, Tracking, start_tracking
 from finetune_platform.training.usage import usage_of
+
+PROMISED = {"epsilon", "delta", "noise_multiplier", "sample_rate"}
+"""What MLflow has of a private stage's promise, beside its options."""
 
 EDGE_STEPS = 10
 """`first_loss` and `final_loss` are means over so many steps: batches are sorted by length, so one tells little."""
@@ -108,6 +113,7 @@ def run_stage(
     )
     path = f"{task.name}/training_runs/{run_id}"
     if lake.is_published(path):
+        forget_noise_key(lake, path)  # Where a process was killed before it could.
         report(f"training: {run_id} is finished already")
         return lake.manifest(TrainingManifest, path)
     report(f"training: {run_id}: {base.name}@{base.revision} on {dataset.artifact_id}")
@@ -127,11 +133,24 @@ def run_stage(
             if begins.files is not None:
                 begin_at(model, begins, lake, own_work / "begins_at", report)
 
+        key = processes.gather(noise_key(lake, path) if stage.privacy and processes.leads else b"")[0]
         prepared = prepare(
-            lake, dataset, base, agreed, task.system_prompt, own_work, report, earlier=begins.earlier, begin=begin
+            lake,
+            dataset,
+            base,
+            agreed,
+            task.system_prompt,
+            own_work,
+            report,
+            earlier=begins.earlier,
+            begin=begin,
+            noise_key=key,
         )
+        promised = prepared.data.promised
         tracking = opening.result() if opening else None
         energy = EnergyMeter(prepared.device)
+        if tracking and promised:
+            tracking.log_figures(promised.model_dump(include=PROMISED), 0)
 
         def told(entry: StepLog) -> None:
             reach(entry.step)
@@ -140,7 +159,8 @@ def run_stage(
                 tracking.log_step(entry)
             surroundings.on_metrics(entry)
 
-        restored = _train(prepared, stage, lake, path, own_work, surroundings, told, processes)
+        private = PrivateGradient(prepared.forward, promised, key) if promised else None
+        restored = _train(prepared, stage, lake, path, own_work, surroundings, told, processes, private)
         if tracking:
             resumed = bool(restored.resumed_from_steps)
             usage = usage_of(
@@ -149,6 +169,7 @@ def run_stage(
             tracking.log_usage(usage, len(restored.log))
             manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins, usage)
             _publish(lake, manifest, prepared, restored.log, own_work, tracking)
+            forget_noise_key(lake, path)
             report(f"training: {run_id} is published: final loss {manifest.final_loss:.4f}")
         processes.wait()
     shutil.rmtree(own_work, ignore_errors=True)
@@ -164,6 +185,7 @@ def _train(
     surroundings: Surroundings,
     told: Callable[[StepLog], None],
     processes: Processes,
+    private: PrivateGradient | None,
 ) -> Restored:
     """All steps that are still to do, with their checkpoints; returns where that led."""
     model, device, data, report = prepared.model, prepared.device, prepared.data, surroundings.report
@@ -179,7 +201,8 @@ def _train(
         report(f"training: goes on after step {restored.step} of {len(data.plan)}")
     start, saved_at, rows_done, watch = len(log), len(log), 0, LossWatch()
     for entry in log:
-        watch.see(entry.loss)
+        if entry.rows:
+            watch.see(entry.loss)
 
     def save(step: int) -> None:
         record = CheckpointRecord(training_run=path.rpartition("/")[2], step=step, resumed_from_steps=resumed_from)
@@ -205,6 +228,7 @@ def _train(
         start=start,
         stop=surroundings.stop,
         processes=processes,
+        private=private,
     )
     try:
         for entry in steps:
@@ -212,7 +236,8 @@ def _train(
             told(entry)
             rows_done += entry.rows
             ticker.at(entry.step, rows_done, _detail(entry))
-            watch.see(entry.loss)
+            if entry.rows:
+                watch.see(entry.loss)
             if entry.step % stage.save_steps == 0 or entry.step == len(data.plan):
                 save(entry.step)
                 saved_at = entry.step
@@ -257,6 +282,7 @@ def _tracked_run(
     options = stage.model_dump(mode="json")
     params = {**options, **{f"peft.{k}": v for k, v in options.pop("peft").items()}}
     params.pop("peft", None)
+    params |= {f"privacy.{k}": v for k, v in (params.pop("privacy") or {}).items()}
     params |= {"base_model": base.name, "base_model_revision": base.revision, "system_prompt": task.system_prompt}
     return TrackedRun(task.name, run_id, params, {"dataset_id": dataset.artifact_id, **tags})
 
@@ -275,6 +301,7 @@ def _manifest(
 ) -> TrainingManifest:
     log, data, before = restored.log, prepared.data, begins.stages
     golden = golden_answers(prepared.model, prepared.tokenizer, data.golden, task.system_prompt)
+    promised = [data.promised] if data.promised else []
     seconds = sum(entry.seconds for entry in log)
     measured = [entry.validation_loss for entry in log if entry.validation_loss is not None]
     return TrainingManifest(
@@ -301,11 +328,12 @@ def _manifest(
         resumed_from_steps=restored.resumed_from_steps,
         preflight=prepared.preflight,
         golden=golden,
-        versions={name: version(name) for name in ("torch", "transformers", "peft")},
+        versions={name: version(name) for name in ("torch", "transformers", "peft", *(["opacus"] if promised else []))},
         device=_device_name(prepared),
         mlflow_run_id=mlflow_run_id,
         usage=usage,
         golden_kept_by_merge=kept_by_merge(prepared.model, prepared.tokenizer, golden),
+        privacy=[*(before.privacy if before else []), *promised],
     )
 
 

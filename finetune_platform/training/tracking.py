@@ -116,11 +116,14 @@ class Tracking:
 
     def log_usage(self, usage: Usage, step: int) -> None:
         """Adds what the run took, once."""
+        self.log_figures(usage.model_dump(include=set(TOLD_OF_USAGE), exclude_none=True), step)
+
+    def log_figures(self, figures: Mapping[str, float], step: int) -> None:
+        """Adds figures of the whole run; they travel with its steps."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        values = usage.model_dump(include=set(TOLD_OF_USAGE), exclude_none=True)
-        self._unsent += [Metric(name, float(value), now, step) for name, value in values.items()]
+        self._unsent += [Metric(name, float(value), now, step) for name, value in figures.items()]
 
     def add_file(self, name: str, content: bytes) -> None:
         """Stores a file of the run where MLflow looks for it, if that is in the lake."""

@@ -56,7 +56,10 @@ def units_of(
         PermanentError: The template or the tokenizer does not allow this method.
     """
     if stage.kind == "text":
-        return Units(tokenise_text(examples, tokenizer, stage.max_length), [], [], "pieces of text")
+        # Joined with another document's, no piece would be one person's.
+        documents = [examples] if stage.privacy is None else [[example] for example in examples]
+        pieces = [row for part in documents for row in tokenise_text(part, tokenizer, stage.max_length)]
+        return Units(pieces, [], [], "pieces of text")
     if stage.kind == "preference":
         pairs = tokenise_pairs(examples, tokenizer, system_prompt, stage.max_length)
         return Units([row for pair in pairs for row in (pair.chosen, pair.rejected)], pairs, [], "pairs")
