@@ -25,7 +25,12 @@ class RayCluster:
         head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
         # A job's `python` is this one.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self._environment = {**environment, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+        self._environment = {
+            **environment,
+            "PATH": path,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_JOB_STOP_WAIT_TIME_S": "30",
+        }
         with patch.dict(os.environ, self._environment):
             self._cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         self.machines: list[Any] = []

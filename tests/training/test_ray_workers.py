@@ -1,10 +1,19 @@
 """One training on two machines of a real Ray cluster, one of which is lost; skipped where Ray is not installed."""
 
+import os
+import signal
 import threading
 
 import pytest
 from company import Company
-from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, asset, materialize
+from dagster import (
+    AssetExecutionContext,
+    DagsterExecutionInterruptedError,
+    DagsterInstance,
+    MaterializeResult,
+    asset,
+    materialize,
+)
 from test_killed import curve
 from test_processes import losses, step_reached, train
 from ticket_rows import TASK
@@ -14,6 +23,7 @@ from finetune_platform.manifests import TrainingManifest
 from finetune_platform.resources.ray_launcher import RayLauncher
 from finetune_platform.resources.training_job import TrainingJob
 from finetune_platform.task_file import load_task
+from finetune_platform.training.checkpoints import complete_steps
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +44,7 @@ class OnRay:
         self.cluster, self.lake, self.job = cluster, lake, job
         self.run, self.failure, self.lines = None, None, []
 
-    def train(self, during):
+    def train(self, during=lambda instance, run_id: None):
         @asset
         def trained_adapter(context: AssetExecutionContext) -> MaterializeResult:
             threading.Thread(target=during, args=(context.instance, context.run_id), daemon=True).start()
@@ -87,6 +97,30 @@ def test_two_workers_survive_the_loss_of_a_machine(on_ray, tmp_path):
     alone = uninterrupted(on_ray, tmp_path)
     assert len(curve(on_ray.lake)) == len(alone) == trained.steps
     assert losses(curve(on_ray.lake)) == pytest.approx(losses(alone), rel=1e-5)
+
+
+def test_a_cancel_is_heard_by_the_workers_who_save_a_checkpoint(on_ray):
+    paths = []
+
+    def cancel(instance, run_id):
+        paths.append(step_reached(on_ray.lake, 10))
+        instance.report_run_canceling(instance.get_run_by_id(run_id))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    on_ray.train(cancel)
+    assert isinstance(on_ray.failure, DagsterExecutionInterruptedError)
+    (stopped,) = [line for line in on_ray.lines if line.startswith("training: stopped after step")]
+    assert int(stopped.split()[4]) == complete_steps(on_ray.lake, paths[0])[-1]
+
+
+def test_what_a_user_must_mend_is_told_once_and_not_tried_again(on_ray):
+    missing = on_ray.job.dataset.model_copy(update={"artifact_id": "ds-000000000002"})
+    on_ray.job = on_ray.job._replace(dataset=missing)
+    on_ray.train()
+    assert "--dataset ds-000000000002: nothing is published" in on_ray.failure.description
+    assert not on_ray.failure.allow_retries
+    told = [on_ray.lake.get(o.path) for o in on_ray.lake.list(f"{TASK}/training_jobs") if "/messages/" in o.path]
+    assert b"".join(told).count(b"nothing is published") == 1
 
 
 def uninterrupted(on_ray, tmp_path):
