@@ -32,7 +32,7 @@ class LossWatch:
 
         Raises:
             PermanentError: The run has diverged: even the better half of the last losses is far above their best mean
-                so far. Half, because spikes of a few steps pass by themselves (PaLM, arXiv:2204.02311, section 5.1).
+                so far. Half, because spikes of a few steps often pass by themselves.
         """
         self._recent.append(loss)
         self._seen += 1
