@@ -6,6 +6,7 @@ one only. What a stage does belongs in `run.py`.
 
 from pathlib import Path
 
+from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import resolve_base_model
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import AdapterManifest, DatasetManifest, TrainingManifest
@@ -50,6 +51,11 @@ def run_training(
     base = resolve_base_model(task.base_model, task.folder, lake, cache_dir, surroundings.report)
     begins, earlier = FRESH, None
     if warm_start is not None:
+        if any(stage.privacy for stage in task.training.stages):
+            raise BadInput(
+                f"{warm_start.artifact_id}: its weights hold rows that training.stages[].privacy would not cover",
+                "train from scratch: leave the warm start out",
+            )
         expect_same_base(warm_start, base)
         begins = at_adapter(warm_start)
         earlier = earlier_rows(warm_start, (task.retraining.warm_start or WarmStart()).replay_share, lake)

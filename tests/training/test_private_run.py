@@ -9,6 +9,7 @@ from ticket_rows import examples
 
 from finetune_platform.errors import BadInput
 from finetune_platform.lake import Lake
+from finetune_platform.manifests import AdapterManifest
 from finetune_platform.registry.card import _training
 from finetune_platform.rows import Example
 from finetune_platform.task import Lora, Stage, Task, Training
@@ -28,11 +29,11 @@ PRIVACY = {"noise_multiplier": 0.8, "delta": 1e-3, "max_grad_norm": 0.5, "accoun
 def train(publish_dataset, make_task, tmp_path):
     """Trains the small task privately; `rows` of the dataset are the tickets, unless others are given."""
 
-    def run(lake, stop=lambda: False, rows=None, **stage):
+    def run(lake, stop=lambda: False, rows=None, warm_start=None, **stage):
         dataset = publish_dataset(lake, rows)
         surroundings = Surroundings(tmp_path / "work", f"sqlite:///{tmp_path / 'mlflow.db'}", print, stop=stop)
         task = make_task(**{"privacy": PRIVACY, **stage})
-        return run_training(task, dataset, lake, tmp_path / "cache", surroundings)
+        return run_training(task, dataset, lake, tmp_path / "cache", surroundings, warm_start=warm_start)
 
     return run
 
@@ -125,7 +126,7 @@ def test_the_task_file_refuses_what_would_not_be_private(options, problem):
         Stage.model_validate({"privacy": PRIVACY, **options})
 
 
-def test_rows_that_another_way_leads_to_are_refused(make_task):
+def test_rows_that_another_way_leads_to_are_refused(make_task, train, local_lake):
     private = Stage.model_validate({"privacy": PRIVACY})
     with pytest.raises(ValueError, match=r"stages\[1\].privacy: another stage trains on the same rows of kind sft"):
         Training(stages=[Stage(), private])
@@ -133,6 +134,9 @@ def test_rows_that_another_way_leads_to_are_refused(make_task):
     values["retraining"]["warm_start"] = {}
     with pytest.raises(ValueError, match=r"the champion's weights hold rows that training.stages\[\].privacy"):
         Task.model_validate(values)
+    adapter = AdapterManifest.model_construct(artifact_id="ad-1")
+    with pytest.raises(BadInput, match="ad-1: its weights hold rows"):
+        train(local_lake, warm_start=adapter)  # As `--warm-start` says it, past the task file.
 
 
 def test_without_opacus_it_says_what_to_install(train, local_lake, monkeypatch):

@@ -19,8 +19,12 @@ from finetune_platform.training.rows import TrainRow
 if TYPE_CHECKING:
     import torch
 
+COMPARED = 10
+"""Forward passes of a process in which rows' gradients are compared with their batch's."""
+
 TOLERANCE = 0.05
-"""Relative: bfloat16 rounds each row's gradient to eight bits. A weight that acts twice is off by far more."""
+"""Relative to the sum of the rows' norms: bfloat16 rounds each row's gradient to eight bits. A weight that acts
+twice is off by far more."""
 
 
 class PrivateGradient:
@@ -41,7 +45,7 @@ class PrivateGradient:
         self._forward, self._promised, self._key = forward, promised, key
         self._layers = _adapter_layers(forward.model)
         self._sums: list[torch.Tensor] | None = None
-        self._compared = False
+        self._compared = 0
 
     def add(self, rows: Sequence[TrainRow]) -> Loss:
         """Adds the clipped gradient of each row's mean loss; returns the loss as plain training counts it."""
@@ -53,8 +57,8 @@ class PrivateGradient:
             weights = torch.tensor([sum(row.weights) for row in rows], device=weighted.device)
             (weighted / weights).sum().backward()
         gradients = [found[place] for place in range(len(self._layers))]
-        self._expect_nothing_else(gradients)
         norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+        self._expect_nothing_else(gradients, norms)
         limit = self._promised.max_grad_norm
         factors = limit / norms.clamp(min=limit)
         sums = [torch.einsum("n,noi->oi", factors, g) for g in gradients]
@@ -93,8 +97,10 @@ class PrivateGradient:
         """Forgets what was added."""
         self._sums = None
 
-    def _expect_nothing_else(self, gradients: "Sequence[torch.Tensor]") -> None:
+    def _expect_nothing_else(self, gradients: "Sequence[torch.Tensor]", norms: "torch.Tensor") -> None:
         """Takes autograd's own gradient away; it must have been the sum over rows, or clipping rows clips too little.
+
+        Looked at in the first passes: a fresh adapter has no gradient at A in the very first.
 
         Raises:
             PermanentError: It was another.
@@ -106,15 +112,15 @@ class PrivateGradient:
             assert layer.weight.grad is not None
             plain.append(layer.weight.grad.float().flatten())
             layer.weight.grad = None
-        if self._compared:
-            return
+        if self._compared == COMPARED or not torch.isfinite(norms).all():
+            return  # What is not finite, the optimizer refuses.
         whole, summed = torch.cat(plain), torch.cat([g.sum(0).flatten() for g in gradients])
-        if not (whole - summed).norm() <= TOLERANCE * whole.norm():
+        if not (whole - summed).norm() <= TOLERANCE * norms.sum():
             raise PermanentError(
                 "training.stages[].privacy: the gradients of single rows do not add up to that of the batch",
                 "use a base model with plain linear layers",
             )
-        self._compared = True
+        self._compared += 1
 
 
 def _adapter_layers(model: Any) -> "list[torch.nn.Linear]":
