@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 DEMO = Path(__file__).parents[2] / "tasks" / "contract_entities.yaml"
 NOTHING = "No entities found"
-COMMON: dict[str, Any] = {"per_device_train_batch_size": 8, "max_length": 256, "eval_steps": 3, "num_train_epochs": 1}
+COMMON: dict[str, Any] = {"per_device_train_batch_size": 8, "max_length": 512, "eval_steps": 3, "num_train_epochs": 1}
 
 
 def sentences(cache: Path) -> list[tuple[str, str]]:
@@ -51,7 +51,7 @@ def test_each_stage_lowers_its_loss_and_preferences_raise_the_margin(
     lake = Lake(str(tmp_path / "lake"))
     dataset = publish_dataset(lake, every_kind(sentences(package_cache)[:100]))
     stages = [
-        Stage(method="cpt", learning_rate=5e-4, **{**COMMON, "per_device_train_batch_size": 2}),
+        Stage(method="cpt", learning_rate=5e-4, **{**COMMON, "per_device_train_batch_size": 2, "max_length": 256}),
         Stage(method="sft", learning_rate=1e-3, **COMMON),
         Stage(method="dpo", learning_rate=1e-4, beta=0.1, **COMMON),
     ]
