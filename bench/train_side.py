@@ -40,7 +40,7 @@ def tokenised(plan: dict[str, Any], rows: list[dict[str, str]]) -> list[Any]:
 
 
 def fresh(plan: dict[str, Any]) -> Any:
-    from finetune_platform.task import Lora
+    from finetune_platform.task_training import Lora
     from finetune_platform.training.model import load_for_training
 
     lora = Lora(r=16, lora_alpha=32, target_modules="all-linear")

@@ -2,9 +2,9 @@
 
 Defaults stand here (those of serving in `task_serving.py`, of retrieval in `task_retrieval.py`, of drift in
 `task_drift.py`, of the judge in `task_judge.py`, of labels and retraining in `task_labeling.py`, of places to train in
-`task_launcher.py`, of private training in `task_privacy.py`, of notifications in `task_notifications.py`) and nowhere
-else. Reading YAML and telling a user where it is wrong belongs in `task_file.py`; what a decision leads to belongs to
-the library package that acts on it. Training options carry PEFT's and TRL's names, chat fields OpenAI's.
+`task_launcher.py`, of stages in `task_training.py`, of private training in `task_privacy.py`, of notifications in
+`task_notifications.py`) and nowhere else. Reading YAML and telling a user where it is wrong belongs in `task_file.py`;
+what a decision leads to belongs to the library package that acts on it. Chat fields carry OpenAI's names.
 """
 
 import re
@@ -14,16 +14,16 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from finetune_platform.model_ref import BaseModelRef, Sha256
-from finetune_platform.rows import SLICE_FIELDS, Kind
+from finetune_platform.rows import SLICE_FIELDS
 from finetune_platform.strict import Cron, Strict, checked_regex, nearest
 from finetune_platform.task_drift import Drift
 from finetune_platform.task_judge import Judge
 from finetune_platform.task_labeling import Labeling, Retraining
 from finetune_platform.task_launcher import Launcher
 from finetune_platform.task_notifications import Notifications
-from finetune_platform.task_privacy import DifferentialPrivacy
 from finetune_platform.task_retrieval import Retrieval
 from finetune_platform.task_serving import Rollout, Serving
+from finetune_platform.task_training import Training
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 
@@ -152,103 +152,6 @@ class Curation(Strict):
     def something_is_left_to_train_on(self) -> "Curation":
         if self.validation_share + self.test_share >= 0.9:
             raise ValueError("validation_share + test_share must leave at least a tenth for training")
-        return self
-
-
-class Lora(Strict):
-    """PEFT's LoraConfig, by its own names."""
-
-    r: int = Field(default=16, gt=0)
-    lora_alpha: float = Field(default=32, gt=0)
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
-    use_rslora: bool = False
-    use_dora: bool = False
-
-
-Method = Literal["cpt", "sft", "dpo", "orpo", "kto"]
-
-KIND_OF: dict[Method, Kind] = {
-    "cpt": "text",
-    "sft": "sft",
-    "dpo": "preference",
-    "orpo": "preference",
-    "kto": "unpaired_preference",
-}
-"""The rows of a dataset that each method trains on."""
-
-
-class Stage(Strict):
-    """One training stage, by TRL's names: `cpt` on documents, `sft` on answers, `dpo`, `orpo`, `kto` on preferences.
-
-    `save_steps` and `eval_steps` count optimizer steps; `max_length` counts tokens of prompt and answer.
-    `dtype: auto` is bfloat16 where the hardware multiplies it natively, else float32. `beta` is for preferences,
-    `desirable_weight` and `undesirable_weight` for `kto`.
-    """
-
-    method: Method = "sft"
-    peft: Lora = Lora()
-    num_train_epochs: float = Field(default=2.0, gt=0)
-    per_device_train_batch_size: int = Field(default=16, gt=0)
-    gradient_accumulation_steps: int = Field(default=1, gt=0)
-    learning_rate: float = Field(default=2e-4, gt=0)
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
-    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    max_length: int = Field(default=1024, gt=0)
-    save_steps: int = Field(default=20, gt=0)
-    save_total_limit: int = Field(default=2, gt=0)
-    eval_steps: int = Field(default=50, gt=0)
-    seed: int = 0
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    beta: float = Field(default=0.1, gt=0)
-    desirable_weight: float = Field(default=1.0, gt=0)
-    undesirable_weight: float = Field(default=1.0, gt=0)
-    privacy: DifferentialPrivacy | None = None
-
-    @model_validator(mode="after")
-    def privacy_is_of_rows(self) -> "Stage":
-        if self.privacy is not None:
-            if self.method not in ("cpt", "sft"):
-                raise ValueError(
-                    f"privacy: is for the methods cpt and sft; {self.method} compares rows with each other"
-                )
-            if self.peft.use_dora:
-                raise ValueError("privacy: with use_dora the gradient of one row is not known; leave one of them out")
-        return self
-
-    @property
-    def kind(self) -> Kind:
-        """The rows of a dataset that it trains on."""
-        return KIND_OF[self.method]
-
-
-class Training(Strict):
-    """How the adapter is trained: the stages in order, by how many `processes` together; `auto`: one for every GPU."""
-
-    stages: list[Stage] = Field(default=[Stage()], min_length=1)
-    processes: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
-
-    @model_validator(mode="after")
-    def one_adapter(self) -> "Training":
-        for number, stage in enumerate(self.stages[1:], 1):
-            if stage.peft != self.stages[0].peft:
-                raise ValueError(
-                    f"stages[{number}].peft differs from stages[0].peft: stages train one adapter after the other, so "
-                    "write the same in all"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def private_rows_are_read_once(self) -> "Training":
-        kinds = [stage.kind for stage in self.stages]
-        for number, stage in enumerate(self.stages):
-            if stage.privacy is not None and kinds.count(stage.kind) > 1:
-                raise ValueError(
-                    f"stages[{number}].privacy: another stage trains on the same rows of kind {stage.kind}, and what "
-                    "that takes from them is not covered; let one stage alone read them"
-                )
         return self
 
 

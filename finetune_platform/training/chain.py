@@ -10,8 +10,9 @@ from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import resolve_base_model
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import AdapterManifest, DatasetManifest, TrainingManifest
-from finetune_platform.task import Stage, Task
+from finetune_platform.task import Task
 from finetune_platform.task_labeling import WarmStart
+from finetune_platform.task_training import Stage
 from finetune_platform.training.beginning import FRESH, after_stage, at_adapter, expect_same_base
 from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.replay import earlier_rows

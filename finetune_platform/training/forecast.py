@@ -13,7 +13,8 @@ from finetune_platform.inference.precision import choose_precision
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import DatasetManifest, TrainingManifest
 from finetune_platform.progress import Report
-from finetune_platform.task import Stage, Task
+from finetune_platform.task import Task
+from finetune_platform.task_training import Stage
 from finetune_platform.training import TRAINING_VERSION
 from finetune_platform.training.capacity import plan_memory
 from finetune_platform.training.devices import GPUS, Device

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from finetune_platform.errors import BadInput
 from finetune_platform.inference.precision import Precision, choose_precision
 from finetune_platform.storage_errors import disk_failures
-from finetune_platform.task import Lora
+from finetune_platform.task_training import Lora
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"

@@ -14,7 +14,7 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import DatasetManifest, PrivacyRecord
 from finetune_platform.progress import Report
 from finetune_platform.rows import Example
-from finetune_platform.task import Stage
+from finetune_platform.task_training import Stage
 from finetune_platform.training.batches import Step, plan_steps
 from finetune_platform.training.capacity import (
     TOKENS_PER_FORWARD,

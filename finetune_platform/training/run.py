@@ -1,14 +1,13 @@
 """One stage of training from a dataset to a published adapter, or the rest of one that was killed.
 
 Its id is the hash of what decides its outcome: a finished run is returned, an unfinished one goes on from its newest
-whole checkpoint. Preparing belongs in `prepare.py`, the process around a run in `__main__.py`.
+whole checkpoint. Preparing belongs in `prepare.py`, what it leaves in `outcome.py`, the order of stages in `chain.py`.
 """
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from finetune_platform.identity import content_id
 from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.inference.precision import choose_precision
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, TrainingManifest, Usage
+from finetune_platform.manifests import DatasetManifest, TrainingManifest
 from finetune_platform.progress import Report, Ticker
-from finetune_platform.storage_errors import disk_failures
-from finetune_platform.task import Stage, Task
+from finetune_platform.task import Task
+from finetune_platform.task_training import Stage
 from finetune_platform.training import TRAINING_VERSION
 from finetune_platform.training.attempts import attempt
 from finetune_platform.training.beginning import FRESH, Beginning, begin_at
@@ -31,13 +30,12 @@ from finetune_platform.training.checkpoints import (
     restore_checkpoint,
     save_checkpoint,
 )
-from finetune_platform.training.curve import loss_curve
 from finetune_platform.training.divergence import LossWatch
 from finetune_platform.training.energy import EnergyMeter
-from finetune_platform.training.golden import golden_answers, kept_by_merge
 from finetune_platform.training.loop import StepLog, Stopped, train_steps
-from finetune_platform.training.model import save_adapter, trainable, training_device
+from finetune_platform.training.model import trainable, training_device
 from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
+from finetune_platform.training.outcome import manifest_of, publish
 from finetune_platform.training.prepare import Prepared, prepare
 from finetune_platform.training.private.gradients import PrivateGradient
 from finetune_platform.training.private.sampling import forget_noise_key, noise_key
@@ -49,9 +47,6 @@ from finetune_platform.training.usage import usage_of
 
 PROMISED = {"epsilon", "delta", "noise_multiplier", "sample_rate"}
 """What MLflow has of a private stage's promise, beside its options."""
-
-EDGE_STEPS = 10
-"""`first_loss` and `final_loss` are means over so many steps: batches are sorted by length, so one tells little."""
 
 
 def training_run_id(
@@ -167,8 +162,10 @@ def run_stage(
                 prepared, restored.log, stage, task.cost, energy, resumed=resumed, processes=processes.size
             )
             tracking.log_usage(usage, len(restored.log))
-            manifest = _manifest(task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins, usage)
-            _publish(lake, manifest, prepared, restored.log, own_work, tracking)
+            manifest = manifest_of(
+                task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins, usage
+            )
+            publish(lake, manifest, prepared, restored.log, own_work, tracking)
             forget_noise_key(lake, path)
             report(f"training: {run_id} is published: final loss {manifest.final_loss:.4f}")
         processes.wait()
@@ -285,83 +282,3 @@ def _tracked_run(
     params |= {f"privacy.{k}": v for k, v in (params.pop("privacy") or {}).items()}
     params |= {"base_model": base.name, "base_model_revision": base.revision, "system_prompt": task.system_prompt}
     return TrackedRun(task.name, run_id, params, {"dataset_id": dataset.artifact_id, **tags})
-
-
-def _manifest(
-    task: Task,
-    dataset: DatasetManifest,
-    base: ResolvedModel,
-    stage: Stage,
-    run_id: str,
-    prepared: Prepared,
-    restored: Restored,
-    mlflow_run_id: str,
-    begins: Beginning,
-    usage: Usage,
-) -> TrainingManifest:
-    log, data, before = restored.log, prepared.data, begins.stages
-    golden = golden_answers(prepared.model, prepared.tokenizer, data.golden, task.system_prompt)
-    promised = [data.promised] if data.promised else []
-    seconds = sum(entry.seconds for entry in log)
-    measured = [entry.validation_loss for entry in log if entry.validation_loss is not None]
-    return TrainingManifest(
-        artifact_id=run_id,
-        task=task.name,
-        parents={"curated_dataset": dataset.artifact_id, **({"warm_start": begins.adapter} if begins.adapter else {})},
-        code_version=TRAINING_VERSION,
-        base_model=base.name,
-        base_model_revision=base.revision,
-        system_prompt=task.system_prompt,
-        chat_template_sha256=base.chat_template_sha256,
-        stages=[*(before.stages if before else []), {"training_run": run_id, **stage.model_dump(mode="json")}],
-        steps=len(log),
-        kinds=sorted({stage.kind, *(before.kinds if before else [])}),
-        train_rows=len(data.objective.shapes),
-        replayed_rows=before.replayed_rows if data.replayed is None and before else data.replayed,
-        supervised_tokens=sum(row.supervised for row in data.rows),
-        trainable_parameters=sum(p.numel() for p in trainable(prepared.model)),
-        first_loss=_mean_loss(log[:EDGE_STEPS]),
-        final_loss=_mean_loss(log[-EDGE_STEPS:]),
-        validation_loss=measured[-1] if measured else None,
-        train_seconds=round(seconds + (before.train_seconds if before else 0), 1),
-        rows_per_second=round(sum(entry.rows for entry in log) / seconds, 2),
-        resumed_from_steps=restored.resumed_from_steps,
-        preflight=prepared.preflight,
-        golden=golden,
-        versions={name: version(name) for name in ("torch", "transformers", "peft", *(["opacus"] if promised else []))},
-        device=_device_name(prepared),
-        mlflow_run_id=mlflow_run_id,
-        usage=usage,
-        golden_kept_by_merge=kept_by_merge(prepared.model, prepared.tokenizer, golden),
-        privacy=[*(before.privacy if before else []), *promised],
-    )
-
-
-def _mean_loss(log: list[StepLog]) -> float:
-    return sum(entry.loss for entry in log) / len(log)
-
-
-def _device_name(prepared: Prepared) -> str:
-    import torch
-
-    if prepared.device == "cuda":
-        return f"{torch.cuda.get_device_name()}, {prepared.precision.dtype}"
-    return f"cpu ({torch.get_num_threads()} threads), {prepared.precision.dtype}"
-
-
-def _publish(
-    lake: Lake, manifest: TrainingManifest, prepared: Prepared, log: list[StepLog], work_dir: Path, tracking: Tracking
-) -> None:
-    """The folder of the run, its manifest last; MLflow gets copies of what people look at."""
-    folder = work_dir / "result"
-    files: dict[str, Any] = {
-        "log.jsonl": "".join(f"{entry.line()}\n" for entry in log).encode(),
-        "loss.svg": loss_curve(log, f"{manifest.task}: {manifest.artifact_id}"),
-    }
-    with disk_failures(folder):
-        save_adapter(prepared.model, folder / "adapter")
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-            tracking.add_file(name, content)
-        (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
-    lake.publish(folder, manifest.path)

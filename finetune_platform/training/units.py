@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from finetune_platform.rows import Example
-from finetune_platform.task import Stage
+from finetune_platform.task_training import Stage
 from finetune_platform.training.collate import shared_tokens
 from finetune_platform.training.documents import tokenise_text
 from finetune_platform.training.engine import Engine

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from finetune_platform.manifests import Usage
-from finetune_platform.task import Cost, Stage
+from finetune_platform.task import Cost
+from finetune_platform.task_training import Stage
 from finetune_platform.training.devices import device_name, matrix_rate
 from finetune_platform.training.energy import EnergyMeter
 from finetune_platform.training.loop import StepLog

@@ -7,7 +7,7 @@ from ticket_rows import examples
 from transformers import AutoModelForCausalLM
 
 from finetune_platform.inference.base_models import load_tokenizer
-from finetune_platform.task import Lora
+from finetune_platform.task_training import Lora
 from finetune_platform.training.batches import plan_steps
 from finetune_platform.training.engine import Engine
 from finetune_platform.training.forward import choose_forward

@@ -8,7 +8,7 @@ from ticket_rows import examples
 from finetune_platform.errors import PermanentError, StorageFailed
 from finetune_platform.inference.base_models import load_tokenizer
 from finetune_platform.lake import Lake
-from finetune_platform.task import Lora
+from finetune_platform.task_training import Lora
 from finetune_platform.training.batches import Step
 from finetune_platform.training.capacity import memory_needed, plan_memory, require_disk, require_memory
 from finetune_platform.training.engine import Engine

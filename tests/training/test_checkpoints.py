@@ -8,7 +8,7 @@ from ticket_rows import examples
 
 from finetune_platform.errors import PermanentError
 from finetune_platform.inference.base_models import load_tokenizer
-from finetune_platform.task import Lora
+from finetune_platform.task_training import Lora
 from finetune_platform.training.batches import plan_steps
 from finetune_platform.training.checkpoints import (
     CheckpointRecord,

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_platform.task import Lora
+from finetune_platform.task_training import Lora
 from finetune_platform.training.collate import packed, padded, shared_tokens
 from finetune_platform.training.families import shapes_of
 from finetune_platform.training.loss import supervised_loss

@@ -16,8 +16,8 @@ from finetune_platform.identity import folder_sha256
 from finetune_platform.inference.base_models import ResolvedModel, load_tokenizer, resolve_base_model
 from finetune_platform.manifests import AdapterManifest
 from finetune_platform.settings import settings
-from finetune_platform.task import Lora
 from finetune_platform.task_file import load_task
+from finetune_platform.task_training import Lora
 from finetune_platform.training.export import Wanted, export_adapter
 from finetune_platform.training.gguf import find_converter
 from finetune_platform.training.golden import first_tokens, golden_answers

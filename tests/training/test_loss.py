@@ -6,7 +6,7 @@ from ticket_rows import examples
 
 from finetune_platform.errors import PermanentError
 from finetune_platform.inference.base_models import load_tokenizer
-from finetune_platform.task import Lora
+from finetune_platform.task_training import Lora
 from finetune_platform.training.collate import packed, padded
 from finetune_platform.training.engine import Engine
 from finetune_platform.training.forward import choose_forward

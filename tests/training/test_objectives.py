@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from finetune_platform.task import Lora
+from finetune_platform.task_training import Lora
 from finetune_platform.training.engine import Engine
 from finetune_platform.training.forward import choose_forward
 from finetune_platform.training.loop import mean_loss, sorted_batches

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from opacus.accountants import create_accountant
 
 from finetune_platform.errors import BadInput
-from finetune_platform.task import Stage
 from finetune_platform.task_privacy import DifferentialPrivacy
+from finetune_platform.task_training import Stage
 from finetune_platform.training.batches import Shape
 from finetune_platform.training.private.accounting import epsilon, promise
 from finetune_platform.training.private.sampling import (

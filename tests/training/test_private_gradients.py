@@ -11,7 +11,7 @@ from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import load_tokenizer
 from finetune_platform.manifests import PrivacyRecord
 from finetune_platform.settings import Launched
-from finetune_platform.task import Lora
+from finetune_platform.task_training import Lora
 from finetune_platform.training.engine import Engine
 from finetune_platform.training.forward import choose_forward
 from finetune_platform.training.loss import full_logits_loss

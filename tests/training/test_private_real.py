@@ -9,9 +9,9 @@ from opacus.accountants import PRVAccountant
 from test_stages_real import DEMO, every_kind, sentences
 
 from finetune_platform.lake import Lake
-from finetune_platform.task import Lora, Stage, Training
 from finetune_platform.task_file import load_task
 from finetune_platform.task_privacy import DifferentialPrivacy
+from finetune_platform.task_training import Lora, Stage, Training
 from finetune_platform.training.chain import run_training
 from finetune_platform.training.surroundings import Surroundings
 

@@ -12,8 +12,9 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import AdapterManifest
 from finetune_platform.registry.card import _training
 from finetune_platform.rows import Example
-from finetune_platform.task import Lora, Stage, Task, Training
+from finetune_platform.task import Task
 from finetune_platform.task_privacy import DifferentialPrivacy
+from finetune_platform.task_training import Lora, Stage, Training
 from finetune_platform.training import run as run_module
 from finetune_platform.training.chain import run_training
 from finetune_platform.training.checkpoints import complete_steps

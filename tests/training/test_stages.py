@@ -12,8 +12,9 @@ from ticket_rows import examples
 from finetune_platform.errors import BadInput
 from finetune_platform.manifests import MANIFEST_NAME, AdapterManifest, TrainingManifest
 from finetune_platform.rows import Example, Message
-from finetune_platform.task import Lora, Stage, Task, Training
+from finetune_platform.task import Task
 from finetune_platform.task_labeling import WarmStart
+from finetune_platform.task_training import Lora, Stage, Training
 from finetune_platform.training.chain import run_training
 from finetune_platform.training.loop import StepLog
 from finetune_platform.training.replay import Earlier, mix

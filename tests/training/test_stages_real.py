@@ -10,8 +10,8 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import TrainingManifest
 from finetune_platform.packages import package_file
 from finetune_platform.rows import Example, Message
-from finetune_platform.task import Stage, Training
 from finetune_platform.task_file import load_task
+from finetune_platform.task_training import Stage, Training
 from finetune_platform.training.chain import run_training
 from finetune_platform.training.surroundings import Surroundings
 

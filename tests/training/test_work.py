@@ -4,7 +4,7 @@ import pytest
 from ticket_rows import examples
 
 from finetune_platform.inference.base_models import load_tokenizer
-from finetune_platform.task import Lora
+from finetune_platform.task_training import Lora
 from finetune_platform.training.batches import Step
 from finetune_platform.training.capacity import memory_needed
 from finetune_platform.training.engine import Engine, choose_engine

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from finetune_platform.lake import Lake
-from finetune_platform.task import Stage
+from finetune_platform.task_training import Stage
 from finetune_platform.training.batches import Shape, Step, split_by_tokens
 
 if TYPE_CHECKING:

@@ -1,0 +1,109 @@
+"""The task file's `training:`: stages, their methods and the adapter's shape, by PEFT's and TRL's names.
+
+What a stage leads to belongs in `training/`; private training has its options in `task_privacy.py`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from finetune_platform.rows import Kind
+from finetune_platform.strict import Strict
+from finetune_platform.task_privacy import DifferentialPrivacy
+
+
+class Lora(Strict):
+    """PEFT's LoraConfig, by its own names."""
+
+    r: int = Field(default=16, gt=0)
+    lora_alpha: float = Field(default=32, gt=0)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+Method = Literal["cpt", "sft", "dpo", "orpo", "kto"]
+
+KIND_OF: dict[Method, Kind] = {
+    "cpt": "text",
+    "sft": "sft",
+    "dpo": "preference",
+    "orpo": "preference",
+    "kto": "unpaired_preference",
+}
+"""The rows of a dataset that each method trains on."""
+
+
+class Stage(Strict):
+    """One training stage, by TRL's names: `cpt` on documents, `sft` on answers, `dpo`, `orpo`, `kto` on preferences.
+
+    `save_steps` and `eval_steps` count optimizer steps; `max_length` counts tokens of prompt and answer.
+    `dtype: auto` is bfloat16 where the hardware multiplies it natively, else float32. `beta` is for preferences,
+    `desirable_weight` and `undesirable_weight` for `kto`.
+    """
+
+    method: Method = "sft"
+    peft: Lora = Lora()
+    num_train_epochs: float = Field(default=2.0, gt=0)
+    per_device_train_batch_size: int = Field(default=16, gt=0)
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_length: int = Field(default=1024, gt=0)
+    save_steps: int = Field(default=20, gt=0)
+    save_total_limit: int = Field(default=2, gt=0)
+    eval_steps: int = Field(default=50, gt=0)
+    seed: int = 0
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    beta: float = Field(default=0.1, gt=0)
+    desirable_weight: float = Field(default=1.0, gt=0)
+    undesirable_weight: float = Field(default=1.0, gt=0)
+    privacy: DifferentialPrivacy | None = None
+
+    @model_validator(mode="after")
+    def privacy_is_of_rows(self) -> "Stage":
+        if self.privacy is not None:
+            if self.method not in ("cpt", "sft"):
+                raise ValueError(
+                    f"privacy: is for the methods cpt and sft; {self.method} compares rows with each other"
+                )
+            if self.peft.use_dora:
+                raise ValueError("privacy: with use_dora the gradient of one row is not known; leave one of them out")
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        """The rows of a dataset that it trains on."""
+        return KIND_OF[self.method]
+
+
+class Training(Strict):
+    """How the adapter is trained: the stages in order, by how many `processes` together; `auto`: one for every GPU."""
+
+    stages: list[Stage] = Field(default=[Stage()], min_length=1)
+    processes: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
+
+    @model_validator(mode="after")
+    def one_adapter(self) -> "Training":
+        for number, stage in enumerate(self.stages[1:], 1):
+            if stage.peft != self.stages[0].peft:
+                raise ValueError(
+                    f"stages[{number}].peft differs from stages[0].peft: stages train one adapter after the other, so "
+                    "write the same in all"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def private_rows_are_read_once(self) -> "Training":
+        kinds = [stage.kind for stage in self.stages]
+        for number, stage in enumerate(self.stages):
+            if stage.privacy is not None and kinds.count(stage.kind) > 1:
+                raise ValueError(
+                    f"stages[{number}].privacy: another stage trains on the same rows of kind {stage.kind}, and what "
+                    "that takes from them is not covered; let one stage alone read them"
+                )
+        return self
