@@ -7,6 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from finetune_platform.task_training import Stage
+from finetune_platform.training.model import trainable
+
 if TYPE_CHECKING:
     import torch
 
@@ -93,3 +96,8 @@ class AdapterOptimizer:
             for weight, parameter, saved in zip(self.weights, self.parameters, exact, strict=True):
                 weight.copy_(saved)
                 parameter.copy_(weight)
+
+
+def optimizer_of(model: Any, stage: Stage) -> AdapterOptimizer:
+    """What moves a model's trainable weights as a stage says."""
+    return AdapterOptimizer(trainable(model), stage.weight_decay)

@@ -5,9 +5,8 @@ whole checkpoint. Preparing belongs in `prepare.py`, what it leaves in `outcome.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.inference.precision import choose_precision
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import DatasetManifest, TrainingManifest
-from finetune_platform.progress import Report, Ticker
+from finetune_platform.progress import Ticker
 from finetune_platform.task import Task
 from finetune_platform.task_training import Stage
 from finetune_platform.training import TRAINING_VERSION
@@ -33,8 +32,8 @@ from finetune_platform.training.checkpoints import (
 from finetune_platform.training.divergence import LossWatch
 from finetune_platform.training.energy import EnergyMeter
 from finetune_platform.training.loop import StepLog, Stopped, train_steps
-from finetune_platform.training.model import trainable, training_device
-from finetune_platform.training.optimizer import AdapterOptimizer, learning_rates
+from finetune_platform.training.model import training_device
+from finetune_platform.training.optimizer import learning_rates, optimizer_of
 from finetune_platform.training.outcome import manifest_of, publish
 from finetune_platform.training.prepare import Prepared, prepare
 from finetune_platform.training.private.gradients import PrivateGradient
@@ -42,7 +41,7 @@ from finetune_platform.training.private.sampling import forget_noise_key, noise_
 from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.random_state import random_state, seed_everything
 from finetune_platform.training.surroundings import Surroundings
-from finetune_platform.training.tracking import TrackedRun, Tracking, start_tracking
+from finetune_platform.training.tracking import TrackedRun, tracked
 from finetune_platform.training.usage import usage_of
 
 PROMISED = {"epsilon", "delta", "noise_multiplier", "sample_rate"}
@@ -114,11 +113,11 @@ def run_stage(
     report(f"training: {run_id}: {base.name}@{base.revision} on {dataset.artifact_id}")
     own_work = surroundings.work_dir / (run_id if processes.leads else f"{run_id}-{processes.rank}")
     shutil.rmtree(own_work, ignore_errors=True)  # What a killed process of this run left.
-    tracked = _tracked_run(task, dataset, base, stage, run_id, surroundings.tags)
+    entered = tracked_run(task, dataset, base, stage, run_id, surroundings.tags)
     begun_at = max(complete_steps(lake, path), default=0)
     with (
         attempt(lake, path, begun_at) if processes.leads else nullcontext(lambda step: None) as reach,
-        _tracked(surroundings.tracking_uri, lake, tracked, report) if processes.leads else nullcontext() as opening,
+        tracked(surroundings.tracking_uri, lake, entered, report) if processes.leads else nullcontext() as opening,
     ):
         # What a measurement decides, the first decides for all.
         dtype = processes.gather(choose_precision(stage.dtype, training_device()).dtype)[0]
@@ -186,7 +185,7 @@ def _train(
 ) -> Restored:
     """All steps that are still to do, with their checkpoints; returns where that led."""
     model, device, data, report = prepared.model, prepared.device, prepared.data, surroundings.report
-    optimizer = AdapterOptimizer(trainable(model), stage.weight_decay)
+    optimizer = optimizer_of(model, stage)
     seed_everything(stage.seed + processes.rank)  # Else all would drop out the same.
     log: list[StepLog] = []
     resumed_from: list[int] = []
@@ -252,30 +251,10 @@ def _detail(entry: StepLog) -> str:
     return f"{entry.tokens_per_second:,.0f} tokens/s | loss {entry.loss:.4f}{measured}{margin}"
 
 
-@contextmanager
-def _tracked(uri: str, lake: Lake, run: TrackedRun, report: Report) -> "Iterator[Future[Tracking]]":
-    """An MLflow run that is opening while the block prepares, and is ended the way the block ends."""
-    import peft
-    import torch
-    import transformers
-
-    _ = (peft, torch, transformers)  # Imported before the thread starts: see `start_tracking`.
-    opening = start_tracking(uri, lake, run, report)
-    status = "FAILED"
-    try:
-        yield opening
-        status = "FINISHED"
-    except Stopped:
-        status = "KILLED"
-        raise
-    finally:
-        if opening.exception() is None:
-            opening.result().close(status)
-
-
-def _tracked_run(
+def tracked_run(
     task: Task, dataset: DatasetManifest, base: ResolvedModel, stage: Stage, run_id: str, tags: Mapping[str, str]
 ) -> TrackedRun:
+    """What MLflow is told of a run before it begins."""
     options = stage.model_dump(mode="json")
     params = {**options, **{f"peft.{k}": v for k, v in options.pop("peft").items()}}
     params.pop("peft", None)

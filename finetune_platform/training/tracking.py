@@ -5,8 +5,9 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import Usage
 from finetune_platform.progress import Report
 from finetune_platform.storage_errors import disk_failures
-from finetune_platform.training.loop import StepLog
+from finetune_platform.training.loop import StepLog, Stopped
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,6 +45,27 @@ class TrackedRun(NamedTuple):
     training_run_id: str
     params: Mapping[str, Any]
     tags: Mapping[str, str]
+
+
+@contextmanager
+def tracked(uri: str, lake: Lake, run: TrackedRun, report: Report) -> "Iterator[Future[Tracking]]":
+    """An MLflow run that is opening while the block prepares, and is ended the way the block ends."""
+    import peft
+    import torch
+    import transformers
+
+    _ = (peft, torch, transformers)  # Imported before the thread starts: see `start_tracking`.
+    opening = start_tracking(uri, lake, run, report)
+    status = "FAILED"
+    try:
+        yield opening
+        status = "FINISHED"
+    except Stopped:
+        status = "KILLED"
+        raise
+    finally:
+        if opening.exception() is None:
+            opening.result().close(status)
 
 
 def start_tracking(uri: str, lake: Lake, run: TrackedRun, report: Report) -> "Future[Tracking]":
