@@ -186,8 +186,24 @@ class PrivacyRecord(Record):
         return f"({math.ceil(self.epsilon * 100) / 100:.2f}, {self.delta:g}) for each of {self.rows:,} {self.kind} rows"
 
 
+class SearchRecord(Record):
+    """The search that chose a stage's options among `trials` others in `seconds`; its own manifest has them all."""
+
+    search: str
+    stage: int
+    trials: int
+    seconds: float
+    chosen: dict[str, int | float]
+
+    @property
+    def in_words(self) -> str:
+        """`se-3f9a1c20b7e4 chose learning_rate=0.000312, r=16 for stage 0 in 16 trials`."""
+        options = ", ".join(f"{name}={value:.3g}" for name, value in self.chosen.items())
+        return f"{self.search} chose {options} for stage {self.stage} in {self.trials} trials"
+
+
 class TrainingManifest(Manifest):
-    """`trained_adapter`: `adapter/` (PEFT files), `log.jsonl`. Parents: `curated_dataset`; `warm_start`.
+    """`trained_adapter`: `adapter/` (PEFT files), `log.jsonl`. Parents: `curated_dataset`; `warm_start`; `search`.
 
     `replayed_rows` of the `train_rows` had been trained on before; null where training did not begin at an adapter.
     A `hosted` model has no `adapter/`: its weights, its template and what else is empty here are its provider's.
@@ -224,6 +240,7 @@ class TrainingManifest(Manifest):
     golden_kept_by_merge: int | None = None
     hosted: HostedModel | None = None
     privacy: list[PrivacyRecord] = []
+    searched: SearchRecord | None = None
 
 
 class IndexManifest(Manifest):

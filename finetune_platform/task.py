@@ -2,9 +2,10 @@
 
 Defaults stand here (those of serving in `task_serving.py`, of retrieval in `task_retrieval.py`, of drift in
 `task_drift.py`, of the judge in `task_judge.py`, of labels and retraining in `task_labeling.py`, of places to train in
-`task_launcher.py`, of stages in `task_training.py`, of private training in `task_privacy.py`, of notifications in
-`task_notifications.py`) and nowhere else. Reading YAML and telling a user where it is wrong belongs in `task_file.py`;
-what a decision leads to belongs to the library package that acts on it. Chat fields carry OpenAI's names.
+`task_launcher.py`, of stages in `task_training.py`, of private training in `task_privacy.py`, of a search in
+`task_search.py`, of notifications in `task_notifications.py`) and nowhere else. Reading YAML and telling a user where
+it is wrong belongs in `task_file.py`; what a decision leads to belongs to the library package that acts on it. Chat
+fields carry OpenAI's names.
 """
 
 import re
@@ -303,6 +304,26 @@ class Task(Strict):
                 "retraining.warm_start: the champion's weights hold rows that training.stages[].privacy would not "
                 "cover; leave one of them out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def the_search_can_be_made(self) -> "Task":
+        search, warm = self.training.search, self.retraining.warm_start
+        if search is None:
+            return self
+        if reason := self.launcher.against_search(self.launcher.place or "local", search.minutes):
+            raise ValueError(reason)
+        if warm is not None and search.stage == 0:
+            if shape := [name for name in search.adapters if name != "lora_dropout"]:
+                raise ValueError(
+                    f"training.search.{shape[0]}: with retraining.warm_start training begins at the champion, whose "
+                    "shape is given; leave one of them out"
+                )
+            said = warm.model_dump(include={"num_train_epochs", "learning_rate"}, exclude_none=True)
+            if self.training.stages[0].method == "sft" and (twice := sorted(said.keys() & search.values)):
+                raise ValueError(
+                    f"retraining.warm_start.{twice[0]}: training.search searches for it too; leave one of them out"
+                )
         return self
 
     @field_validator("owners")

@@ -148,3 +148,15 @@ class Launcher(Strict):
         """What this section lacks for training at `place`, in words."""
         described = place == "local" or getattr(self, place) is not None
         return None if described else f"training runs at {place}, so launcher needs {place}: with what that place needs"
+
+    def against_search(self, place: Place, minutes: float) -> str | None:
+        """Why options cannot be searched for at `place` for so long, in words."""
+        if place in ("openai", "bedrock"):
+            return f"training.search: {place} trains by itself and makes no trials; leave it out, or train elsewhere"
+        described = None if place == "local" else getattr(self, place)
+        if described is not None and minutes >= described.max_hours * 60:
+            return (
+                f"training.search.minutes is {minutes:g}, and launcher.{place}.max_hours ends the job after "
+                f"{described.max_hours * 60:g}; training comes on top, so raise it or search for less long"
+            )
+        return None

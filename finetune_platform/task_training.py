@@ -1,6 +1,7 @@
 """The task file's `training:`: stages, their methods and the adapter's shape, by PEFT's and TRL's names.
 
-What a stage leads to belongs in `training/`; private training has its options in `task_privacy.py`.
+What a stage leads to belongs in `training/`; private training has its options in `task_privacy.py`, a search for
+options in `task_search.py`.
 """
 
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from pydantic import Field, model_validator
 from finetune_platform.rows import Kind
 from finetune_platform.strict import Strict
 from finetune_platform.task_privacy import DifferentialPrivacy
+from finetune_platform.task_search import Search
 
 
 class Lora(Strict):
@@ -82,10 +84,14 @@ class Stage(Strict):
 
 
 class Training(Strict):
-    """How the adapter is trained: the stages in order, by how many `processes` together; `auto`: one for every GPU."""
+    """How the adapter is trained: the stages in order, by how many `processes` together; `auto`: one for every GPU.
+
+    With a `search` the options of one stage are chosen by trials before it begins.
+    """
 
     stages: list[Stage] = Field(default=[Stage()], min_length=1)
     processes: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
+    search: Search | None = None
 
     @model_validator(mode="after")
     def one_adapter(self) -> "Training":
@@ -106,4 +112,25 @@ class Training(Strict):
                     f"stages[{number}].privacy: another stage trains on the same rows of kind {stage.kind}, and what "
                     "that takes from them is not covered; let one stage alone read them"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def the_searched_stage_is_there(self) -> "Training":
+        if self.search is None:
+            return self
+        number = self.search.stage
+        if number >= len(self.stages):
+            raise ValueError(
+                f"search.stage is {number}, and the last stage is {len(self.stages) - 1}: they count from 0"
+            )
+        if self.stages[number].privacy is not None:
+            raise ValueError(
+                f"search: every trial would read the rows of stages[{number}], and its privacy does not cover that; "
+                "leave one of them out"
+            )
+        if number > 0 and self.search.adapters:
+            raise ValueError(
+                f"search.{self.search.adapters[0]}: stages[{number}] trains the adapter of the stage before on, whose "
+                "shape is given; search for it in stage 0"
+            )
         return self

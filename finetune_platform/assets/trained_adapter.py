@@ -15,7 +15,7 @@ from dagster import (
     asset,
 )
 
-from finetune_platform.assets.presentation import loss_plot, provenance
+from finetune_platform.assets.presentation import link, loss_plot, provenance, table
 from finetune_platform.database import Database
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import DatasetManifest, TrainingManifest
@@ -26,6 +26,7 @@ from finetune_platform.resources.training_job import TrainingJob
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.task import Task
 from finetune_platform.training import TRAINING_VERSION
+from finetune_platform.training.search.record import SearchManifest
 
 GPU_POOL = "gpu"
 """Limited to one run at a time in `dagster.yaml`."""
@@ -98,6 +99,7 @@ def _metadata(training: TrainingManifest, lake: Lake, tracking_uri: str) -> dict
         "golden prompts kept by a merge": f"{training.golden_kept_by_merge} of {len(training.golden)}",
         "preflight": MetadataValue.json(training.preflight),
         **_privacy(training),
+        **_search(training, lake),
         "mlflow run": f"{training.mlflow_run_id} at {tracking_uri.partition('@')[2] or tracking_uri}",
     }
 
@@ -109,6 +111,30 @@ def _privacy(training: TrainingManifest) -> dict[str, Any]:
         "epsilon": max(promised.epsilon for promised in training.privacy),
         "delta": max(promised.delta for promised in training.privacy),
         "privacy": MetadataValue.json([promised.model_dump() for promised in training.privacy]),
+    }
+
+
+def _search(training: TrainingManifest, lake: Lake) -> dict[str, Any]:
+    if training.searched is None:
+        return {}
+    found = lake.manifest(SearchManifest, SearchManifest.path_of(training.task, training.searched.search))
+    return {
+        "search": training.searched.in_words,
+        "search/seconds": found.seconds,
+        "search/trials": table(
+            ("trial", "state", "validation loss", "steps", *found.chosen),
+            [
+                {
+                    "trial": trial.number,
+                    "state": "chosen" if trial.number == found.best else trial.state.replace("_", " "),
+                    "validation loss": f"{trial.measured[-1]:.4f}" if trial.measured else "",
+                    "steps": f"{trial.steps_done} of {trial.steps}",
+                    **{name: f"{value:.3g}" for name, value in trial.options.items()},
+                }
+                for trial in found.trials
+            ],
+        ),
+        "search/picture": link(lake, f"{found.path}/trials.svg"),
     }
 
 

@@ -17,6 +17,7 @@ from finetune_platform.lake import Lake
 from finetune_platform.manifests import Record
 from finetune_platform.task import Source, Task
 from finetune_platform.task_file import load_task
+from finetune_platform.task_launcher import Place
 from finetune_platform.user_functions import user_function
 
 FIRST_ROWS = 20
@@ -46,7 +47,9 @@ class Checked(Record):
         return not any(p.severity == "error" for p in self.problems)
 
 
-def check_task_file(path: Path, lake_url: str, cache_dir: Path, notify_urls: str = "") -> Checked:
+def check_task_file(
+    path: Path, lake_url: str, cache_dir: Path, notify_urls: str = "", launcher: Place = "local"
+) -> Checked:
     """Reads a task file and checks what it points to.
 
     Args:
@@ -54,6 +57,7 @@ def check_task_file(path: Path, lake_url: str, cache_dir: Path, notify_urls: str
         lake_url: For sources and base models in the lake.
         cache_dir: Where packages are kept.
         notify_urls: The setting that the names in `notifications.to` are looked up in.
+        launcher: The setting that says where tasks are trained which do not say it themselves.
     """
     try:
         task = load_task(path)
@@ -66,6 +70,7 @@ def check_task_file(path: Path, lake_url: str, cache_dir: Path, notify_urls: str
         partial(check_schedule, task),
         partial(check_owners, task),
         partial(check_slices, task),
+        partial(check_search, task, launcher),
         partial(check_notifications, task, notify_urls),
     ]
     return Checked(path=str(path), task=task.name, problems=[p for check in checks for p in _all_of(check)])
@@ -153,6 +158,23 @@ def check_slices(task: Task) -> Iterator[Problem]:
         if gate.slice != "all" and gate.slice not in named:
             text = f"evaluation.gates: slice {gate.slice} is named by no rule of curation.strata"
             yield Problem(severity="warning", problem=text, mend="add a rule, unless the rows bring this stratum")
+
+
+def check_search(task: Task, launcher: Place) -> Iterator[Problem]:
+    """Whether options can be searched for where the task is trained.
+
+    Raises:
+        BadInput: That is here, and what proposes them is not installed.
+    """
+    from finetune_platform.training.search.proposals import require_optuna
+
+    if (search := task.training.search) is None:
+        return
+    place = task.launcher.place or launcher
+    if reason := task.launcher.against_search(place, search.minutes):
+        yield Problem(severity="error", problem=reason, mend="set launcher.place, or leave training.search out")
+    if place == "local":
+        require_optuna()
 
 
 def check_notifications(task: Task, notify_urls: str) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from finetune_platform.progress import duration
 from finetune_platform.registry.artifacts import recorded
 from finetune_platform.training.capacity import require_memory
 from finetune_platform.training.devices import listed_gpu, this_machine
-from finetune_platform.training.forecast import ASSUMED_SHARE, Forecast, forecast
+from finetune_platform.training.forecast import ASSUMED_SHARE, Forecast, SearchForecast, forecast
 
 TRAINED = "trained_adapter"
 
@@ -60,6 +60,7 @@ def _document(found: Forecast, dataset_id: str) -> dict[str, Any]:
         "seconds": round(found.seconds, 1),
         "cost": None if found.cost is None else round(found.cost, 4),
         "currency": found.currency,
+        "search": None if found.search is None else found.search._asdict(),
         "rate": found.rate._asdict(),
         "stages": [{**stage._asdict(), "work": stage.work._asdict()} for stage in found.stages],
     }
@@ -85,10 +86,22 @@ def _print(found: Forecast, title: str) -> None:
     out.print(f"time    {duration(found.seconds)} for steps and validation; start-up comes on top", soft_wrap=True)
     told = "unknown: cost.training_hour is not set" if found.cost is None else f"{found.cost:.2f} {found.currency}"
     out.print(f"cost    {told}")
+    if found.search is not None:
+        out.print(_searching(found, found.search), soft_wrap=True)
     out.print(
         Text(f"device  {device.name}: {device.flops / 1e12:.2f} TFLOP/s ({device.source})", "dim"), soft_wrap=True
     )
     out.print(Text(f"rate    {_rests_on(found)}", "dim"), soft_wrap=True)
+
+
+def _searching(found: Forecast, search: SearchForecast) -> str:
+    stage = found.stages[search.stage]
+    whole = stage.seconds + stage.validation_seconds
+    cost = "" if search.cost is None else f" and {search.cost:.2f} {found.currency}"
+    told = f"search  at most {duration(search.seconds)}{cost} more, before stage {search.stage}: {search.trials} trials"
+    if whole > search.seconds:
+        return f"{told}; the stage alone takes longer, and no trial would be trained to its end: raise the minutes"
+    return f"{told}, time for {search.seconds / whole:.1f} whole ones; those that are behind end early"
 
 
 def _rests_on(found: Forecast) -> str:

@@ -18,7 +18,9 @@ def validate_tasks(name: str | None, as_json: bool) -> int:
     """Checks one task file, or all; returns the exit code: 0, or 2 where something must be changed."""
     settings = read_settings()
     checked = [
-        check_task_file(path, settings.lake_url, settings.cache_dir, settings.notify_urls.get_secret_value())
+        check_task_file(
+            path, settings.lake_url, settings.cache_dir, settings.notify_urls.get_secret_value(), settings.launcher
+        )
         for path in _files(name)
     ]
     _tell_of_namesakes(checked)

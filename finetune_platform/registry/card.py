@@ -78,6 +78,8 @@ def _training(training: TrainingManifest) -> str:
         began = (
             f"It began at the weights of `{begins_at}`; {training.replayed_rows:,} rows had been trained on before.\n"
         )
+    if training.searched is not None:
+        began += f"Search {training.searched.in_words}.\n"
     took = ""
     if training.usage is not None:
         took = "".join(f"{name[0].upper()}{name[1:]}: {told}.\n" for name, told in training.usage.in_words().items())

@@ -148,6 +148,8 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
             }
             if begins_at := manifest.parents.get("warm_start"):
                 facts |= {"began at the weights of": begins_at, "replayed_rows": manifest.replayed_rows}
+            if manifest.searched:
+                facts["options"] = manifest.searched.in_words
             if manifest.privacy:
                 facts["privacy"] = "; ".join(f"(epsilon, delta) = {one.in_words}" for one in manifest.privacy)
             return {**facts, "device": manifest.device, **run}

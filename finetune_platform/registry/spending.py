@@ -8,15 +8,18 @@ from finetune_platform.manifests import TrainingManifest
 
 
 def training_hours(task: str, lake: Lake, database: Database, since: datetime) -> float:
-    """Hours of training since a moment; a run that was found in place again counts once."""
+    """Hours of training and of searches for its options since a moment; what was found in place again counts once."""
     made = {
         artifact.artifact_id: artifact
         for artifact in database.artifacts_of(task)
         if artifact.asset == "trained_adapter" and artifact.created_at > since
     }
-    seconds = 0.0
+    seconds, searches = 0.0, dict[str, float]()
     for artifact_id in made:
         path = TrainingManifest.path_of(task, artifact_id)
         if lake.is_published(path):
-            seconds += lake.manifest(TrainingManifest, path).train_seconds
-    return seconds / 3600
+            run = lake.manifest(TrainingManifest, path)
+            seconds += run.train_seconds
+            if run.searched is not None:
+                searches[run.searched.search] = run.searched.seconds
+    return (seconds + sum(searches.values())) / 3600

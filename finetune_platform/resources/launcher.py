@@ -40,11 +40,14 @@ def place_of(task: Task, default: Place) -> Place:
     """Where a task is trained.
 
     Raises:
-        BadInput: The task does not say what that place needs.
+        BadInput: The task does not say what that place needs, or asks for a search that it cannot make.
     """
     place = task.launcher.place or default
     if missing := task.launcher.missing(place):
         raise BadInput(f"{task.path or task.name}: {missing}", "fill it in, or set LAUNCHER=local")
+    search = task.training.search
+    if search is not None and (reason := task.launcher.against_search(place, search.minutes)):
+        raise BadInput(f"{task.path or task.name}: {reason}", "change the task file, or set LAUNCHER=local")
     return place
 
 

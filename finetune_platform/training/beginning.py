@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import AdapterManifest, TrainingManifest
+from finetune_platform.manifests import AdapterManifest, SearchRecord, TrainingManifest
 from finetune_platform.progress import Report
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.training.model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, restore_adapter
@@ -28,6 +28,7 @@ class Beginning(NamedTuple):
         adapter: The registered adapter at which the first stage began, if one did.
         earlier: What that has been trained on, where rows are replayed.
         stages: The run of the stage before.
+        searched: The search that chose the options of this stage or one before.
     """
 
     artifact_id: str | None = None
@@ -35,6 +36,7 @@ class Beginning(NamedTuple):
     adapter: str | None = None
     earlier: Earlier | None = None
     stages: TrainingManifest | None = None
+    searched: SearchRecord | None = None
 
 
 FRESH = Beginning()
@@ -47,7 +49,8 @@ def at_adapter(adapter: AdapterManifest) -> Beginning:
 
 def after_stage(run: TrainingManifest) -> Beginning:
     """Where the next stage begins."""
-    return Beginning(run.artifact_id, f"{run.path}/adapter", run.parents.get("warm_start"), stages=run)
+    adapter = run.parents.get("warm_start")
+    return Beginning(run.artifact_id, f"{run.path}/adapter", adapter, stages=run, searched=run.searched)
 
 
 def expect_same_base(adapter: AdapterManifest, base: ResolvedModel) -> None:

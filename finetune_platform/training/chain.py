@@ -17,6 +17,9 @@ from finetune_platform.training.beginning import FRESH, after_stage, at_adapter,
 from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.replay import earlier_rows
 from finetune_platform.training.run import run_stage
+from finetune_platform.training.search.options import with_options
+from finetune_platform.training.search.proposals import require_optuna
+from finetune_platform.training.search.search import noted, run_search
 from finetune_platform.training.surroundings import Surroundings
 
 
@@ -49,6 +52,9 @@ def run_training(
         Stopped: `surroundings.stop` said so; the same call goes on from there.
         FinetuneError: Naming what to change; checkpoints are kept.
     """
+    search = task.training.search
+    if search is not None:
+        require_optuna()
     base = resolve_base_model(task.base_model, task.folder, lake, cache_dir, surroundings.report)
     begins, earlier = FRESH, None
     if warm_start is not None:
@@ -61,10 +67,17 @@ def run_training(
         begins = at_adapter(warm_start)
         earlier = earlier_rows(warm_start, (task.retraining.warm_start or WarmStart()).replay_share, lake)
     stages = [_warm(stage, task) if warm_start else stage for stage in task.training.stages]
-    for number, stage in enumerate(stages, 1):
+    for number in range(len(stages)):
+        stage = stages[number]
         if len(stages) > 1:
-            surroundings.report(f"training: stage {number} of {len(stages)}: {stage.method}")
+            surroundings.report(f"training: stage {number + 1} of {len(stages)}: {stage.method}")
         begins = begins._replace(earlier=earlier if stage.method == "sft" else None)
+        if search is not None and number == search.stage:
+            found = run_search(task, stage, dataset, base, lake, surroundings, begins=begins, processes=processes)
+            begins = begins._replace(searched=noted(found))
+            stage = with_options(stage, found.chosen)
+            # All stages train one adapter.
+            stages = [other.model_copy(update={"peft": stage.peft}) for other in stages]
         manifest = run_stage(task, stage, dataset, base, lake, surroundings, begins=begins, processes=processes)
         begins = after_stage(manifest)
     return manifest

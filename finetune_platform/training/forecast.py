@@ -20,6 +20,7 @@ from finetune_platform.training.capacity import plan_memory
 from finetune_platform.training.devices import GPUS, Device
 from finetune_platform.training.model import skeleton
 from finetune_platform.training.prepare import read_data
+from finetune_platform.training.search.options import most_demanding
 from finetune_platform.training.work import Network, Work, network_of, work_of
 
 ASSUMED_SHARE = {"cuda": 0.35, "cpu": 0.3}
@@ -49,14 +50,27 @@ class Rate(NamedTuple):
     same_model: bool
 
 
+class SearchForecast(NamedTuple):
+    """What a search for the options of a stage adds at most; `cost` as the whole training's."""
+
+    stage: int
+    trials: int
+    seconds: float
+    cost: float | None
+
+
 class Forecast(NamedTuple):
-    """The whole training of a task on one device; `cost` is None where the task names no price."""
+    """The whole training of a task on one device; `cost` is None where the task names no price.
+
+    Of a searched stage the options count that take most. Its `search` comes on top.
+    """
 
     device: Device
     rate: Rate
     stages: list[StageForecast]
     cost: float | None
     currency: str
+    search: SearchForecast | None = None
 
     @property
     def seconds(self) -> float:
@@ -93,10 +107,19 @@ def forecast(
         BadInput: As the run itself would.
     """
     rate = rate_of(device, measured, base.name)
-    stages = [_stage(stage, task, dataset, base, device, rate, lake, report) for stage in task.training.stages]
-    hours = sum(stage.seconds + stage.validation_seconds for stage in stages) / 3600
-    cost = hours * task.cost.training_hour if task.cost.training_hour else None
-    return Forecast(device, rate, stages, cost, task.cost.currency)
+    planned, search = list(task.training.stages), task.training.search
+    if search is not None:
+        planned[search.stage] = most_demanding(search, planned[search.stage])
+        planned = [stage.model_copy(update={"peft": planned[search.stage].peft}) for stage in planned]
+    stages = [_stage(stage, task, dataset, base, device, rate, lake, report) for stage in planned]
+    price = task.cost.training_hour or None
+    found = Forecast(device, rate, stages, None, task.cost.currency)
+    if search is not None:
+        budget = search.minutes * 60
+        found = found._replace(
+            search=SearchForecast(search.stage, search.trials, budget, price and budget / 3600 * price)
+        )
+    return found._replace(cost=price and found.seconds / 3600 * price)
 
 
 def rate_of(device: Device, measured: Sequence[TrainingManifest], base_model: str) -> Rate:

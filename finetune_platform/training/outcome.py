@@ -61,7 +61,11 @@ def manifest_of(
     return TrainingManifest(
         artifact_id=run_id,
         task=task.name,
-        parents={"curated_dataset": dataset.artifact_id, **({"warm_start": begins.adapter} if begins.adapter else {})},
+        parents={
+            "curated_dataset": dataset.artifact_id,
+            **({"warm_start": begins.adapter} if begins.adapter else {}),
+            **({"search": begins.searched.search} if begins.searched else {}),
+        },
         code_version=TRAINING_VERSION,
         base_model=base.name,
         base_model_revision=base.revision,
@@ -88,6 +92,7 @@ def manifest_of(
         usage=usage,
         golden_kept_by_merge=kept_by_merge(prepared.model, prepared.tokenizer, golden),
         privacy=[*(before.privacy if before else []), *promised],
+        searched=begins.searched,
     )
 
 

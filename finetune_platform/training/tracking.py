@@ -157,6 +157,16 @@ class Tracking:
         else:
             self._lake.put(f"{inside}/{name}", content)
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Says more of the run, over what was said before by the same names."""
+        from mlflow.entities import RunTag
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        except MlflowException as error:
+            self._report(f"MLflow at {self._uri} stopped answering ({error.message}): {dict(tags)} is not there")
+
     def close(self, status: str) -> None:
         """Sends what is unsent and ends the run as `FINISHED`, `FAILED` or `KILLED`."""
         from mlflow.exceptions import MlflowException

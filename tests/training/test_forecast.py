@@ -9,6 +9,7 @@ from finetune_platform.cli import app
 from finetune_platform.commands.installation import open_database, open_lake
 from finetune_platform.errors import BadInput
 from finetune_platform.manifests import TrainingManifest, Usage
+from finetune_platform.task_search import Search
 from finetune_platform.training import TRAINING_VERSION, devices
 from finetune_platform.training.devices import Device, listed_gpu
 from finetune_platform.training.forecast import ASSUMED_SHARE, forecast, rate_of
@@ -66,6 +67,31 @@ def test_the_stages_are_counted_on_the_datasets_own_rows(make_task, publish_data
     assert dear.cost == pytest.approx(dear.seconds)
     gpu = forecast(task, dataset, base, listed_gpu("L4"), [], local_lake, print)
     assert gpu.seconds >= 2 * gpu.stages[0].work.passes * gpu.stages[0].model / 300e9
+
+
+def test_a_search_adds_its_budget_and_its_stage_counts_with_what_takes_most(
+    make_task, publish_dataset, settings_env
+) -> None:
+    from finetune_platform.inference.base_models import resolve_base_model
+
+    lake, task = open_lake(), make_task()
+    dataset = publish_dataset(lake)
+    base = resolve_base_model(task.base_model, task.folder, lake, settings_env.cache_dir, print)
+    priced = task.model_copy(update={"cost": task.cost.model_copy(update={"training_hour": 6.0})})
+    search = Search(minutes=30, r=[2, 32], num_train_epochs=[1, 6])
+    training = task.training.model_copy(update={"search": search})
+    plain = forecast(priced, dataset, base, HERE, [], lake, print)
+    found = forecast(priced.model_copy(update={"training": training}), dataset, base, HERE, [], lake, print)
+    assert plain.search is None and found.search == (0, 16, 1800, 3.0)
+    assert found.stages[0].work.steps == 3 * plain.stages[0].work.steps and found.memory > plain.memory
+    assert found.cost == pytest.approx(found.seconds / 600), "its own cost comes on top"
+    text = task.path.read_text()
+    task.path.write_text(text.replace("training:\n", "training:\n  search: {minutes: 30, r: [2, 32]}\n"))
+    open_database().record_artifact(dataset, "curated_dataset", "here", None)
+    told = CliRunner().invoke(app, ["plan", "ticket_topics"])
+    assert told.exit_code == 0 and "search  at most 30:00 more, before stage 0: 16 trials" in told.output, told.output
+    document = json.loads(CliRunner().invoke(app, ["plan", "ticket_topics", "--json"]).stdout)
+    assert document["search"]["seconds"] == 1800 and document["search"]["cost"] is None
 
 
 def test_the_command_tells_and_exits_with_1_where_it_does_not_fit(
