@@ -160,12 +160,13 @@ class Lake:
         """Whether readers may rely on the folder `path`."""
         return self.exists(f"{path}/{MANIFEST_NAME}")
 
-    def fetch(self, path: str, to: Path) -> Path:
+    def fetch(self, path: str, to: Path, *, without: str | None = None) -> Path:
         """Copies a published folder to the local folder `to`, which appears at once and whole.
 
         Args:
             path: A published folder of the lake.
             to: A local folder of its own for this content; one that has a manifest is left as it is.
+            without: A folder in it that is not copied.
 
         Returns:
             `to`.
@@ -182,7 +183,8 @@ class Lake:
             with tempfile.TemporaryDirectory(prefix=f".{to.name}.", dir=to.parent, ignore_cleanup_errors=True) as temp:
                 whole = Path(temp) / to.name
                 with ThreadPoolExecutor(TRANSFERS) as pool:
-                    list(pool.map(lambda info: self._download(info, path, whole), self.list(path)))
+                    wanted = [i for i in self.list(path) if not (without and i.path.startswith(f"{path}/{without}/"))]
+                    list(pool.map(lambda info: self._download(info, path, whole), wanted))
                 _move_into_place(whole, to)
         return to
 

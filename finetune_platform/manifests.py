@@ -14,6 +14,8 @@ from finetune_platform.errors import BadInput
 from finetune_platform.rows import Kind, Split
 
 MANIFEST_NAME = "manifest.json"
+WHOLE_WEIGHTS = "model.safetensors"
+"""What a folder of tuned weights holds instead of an adapter where all weights were trained."""
 
 Verdict = Literal["pass", "fail", "inconclusive", "skipped"]
 M = TypeVar("M", bound="Manifest")
@@ -203,7 +205,9 @@ class SearchRecord(Record):
 
 
 class TrainingManifest(Manifest):
-    """`trained_adapter`: `adapter/` (PEFT files), `log.jsonl`. Parents: `curated_dataset`; `warm_start`; `search`.
+    """`trained_adapter`: `adapter/` (PEFT files, or a whole model's), `log.jsonl`.
+
+    Parents: `curated_dataset`; `warm_start`; `search`.
 
     `replayed_rows` of the `train_rows` had been trained on before; null where training did not begin at an adapter.
     A `hosted` model has no `adapter/`: its weights, its template and what else is empty here are its provider's.
@@ -241,6 +245,11 @@ class TrainingManifest(Manifest):
     hosted: HostedModel | None = None
     privacy: list[PrivacyRecord] = []
     searched: SearchRecord | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all weights were trained, not an adapter."""
+        return self.hosted is None and bool(self.stages) and self.stages[-1].get("peft", {}) is None
 
 
 class IndexManifest(Manifest):
@@ -318,6 +327,11 @@ class AdapterManifest(Manifest):
     summary: dict[str, dict[str, dict[str, float]]]
     mlflow_model: str
     golden: list[dict[str, Any]]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds a whole model, not an adapter beside its base model."""
+        return WHOLE_WEIGHTS in self.files
 
 
 class ReferenceManifest(Manifest):

@@ -40,13 +40,13 @@ KIND_OF: dict[Method, Kind] = {
 class Stage(Strict):
     """One training stage, by TRL's names: `cpt` on documents, `sft` on answers, `dpo`, `orpo`, `kto` on preferences.
 
-    `save_steps` and `eval_steps` count optimizer steps; `max_length` counts tokens of prompt and answer.
-    `dtype: auto` is bfloat16 where the hardware multiplies it natively, else float32. `beta` is for preferences,
-    `desirable_weight` and `undesirable_weight` for `kto`.
+    `save_steps` and `eval_steps` count optimizer steps; `max_length` counts tokens of prompt and answer. `peft: null`
+    trains all weights of the base model instead of an adapter. `dtype: auto` is bfloat16 where the hardware multiplies
+    it natively, else float32. `beta` is for preferences, `desirable_weight` and `undesirable_weight` for `kto`.
     """
 
     method: Method = "sft"
-    peft: Lora = Lora()
+    peft: Lora | None = Lora()
     num_train_epochs: float = Field(default=2.0, gt=0)
     per_device_train_batch_size: int = Field(default=16, gt=0)
     gradient_accumulation_steps: int = Field(default=1, gt=0)
@@ -73,6 +73,11 @@ class Stage(Strict):
                 raise ValueError(
                     f"privacy: is for the methods cpt and sft; {self.method} compares rows with each other"
                 )
+            if self.peft is None:
+                raise ValueError(
+                    "privacy: is for adapters: a gradient for each row of all weights takes the model's memory for "
+                    "every row; leave peft: null out"
+                )
             if self.peft.use_dora:
                 raise ValueError("privacy: with use_dora the gradient of one row is not known; leave one of them out")
         return self
@@ -98,8 +103,8 @@ class Training(Strict):
         for number, stage in enumerate(self.stages[1:], 1):
             if stage.peft != self.stages[0].peft:
                 raise ValueError(
-                    f"stages[{number}].peft differs from stages[0].peft: stages train one adapter after the other, so "
-                    "write the same in all"
+                    f"stages[{number}].peft differs from stages[0].peft: stages go on with the same weights, those of "
+                    "one adapter or (null) all, so write the same in every stage"
                 )
         return self
 
@@ -127,6 +132,10 @@ class Training(Strict):
             raise ValueError(
                 f"search: every trial would read the rows of stages[{number}], and its privacy does not cover that; "
                 "leave one of them out"
+            )
+        if self.search.adapters and self.stages[number].peft is None:
+            raise ValueError(
+                f"search.{self.search.adapters[0]}: stages[{number}].peft: null has no adapter; leave one of them out"
             )
         if number > 0 and self.search.adapters:
             raise ValueError(

@@ -42,7 +42,7 @@ def trained_adapter(task: Task) -> AssetsDefinition:
         group_name="train",
         kinds={"pytorch", "huggingface", "mlflow"},
         owners=task.owners,
-        description="A LoRA adapter trained on the dataset; a killed job goes on from its last checkpoint.",
+        description=f"{_kind(task)} trained on the dataset; a killed job goes on from its last checkpoint.",
         code_version=TRAINING_VERSION,
         pool=GPU_POOL,
     )
@@ -71,6 +71,10 @@ def trained_adapter(task: Task) -> AssetsDefinition:
     return build
 
 
+def _kind(task: Task) -> str:
+    return "All weights of the base model" if task.training.stages[0].peft is None else "A LoRA adapter"
+
+
 def _metadata(training: TrainingManifest, lake: Lake, tracking_uri: str) -> dict[str, Any]:
     if training.hosted is not None:
         return {
@@ -96,12 +100,18 @@ def _metadata(training: TrainingManifest, lake: Lake, tracking_uri: str) -> dict
         "trainable parameters": training.trainable_parameters,
         "device": training.device,
         **(training.usage.in_words() if training.usage else {}),
-        "golden prompts kept by a merge": f"{training.golden_kept_by_merge} of {len(training.golden)}",
+        **_merge(training),
         "preflight": MetadataValue.json(training.preflight),
         **_privacy(training),
         **_search(training, lake),
         "mlflow run": f"{training.mlflow_run_id} at {tracking_uri.partition('@')[2] or tracking_uri}",
     }
+
+
+def _merge(training: TrainingManifest) -> dict[str, str]:
+    if training.golden_kept_by_merge is None:
+        return {}
+    return {"golden prompts kept by a merge": f"{training.golden_kept_by_merge} of {len(training.golden)}"}
 
 
 def _privacy(training: TrainingManifest) -> dict[str, Any]:

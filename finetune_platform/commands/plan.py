@@ -42,7 +42,8 @@ def plan(name: str, gpu: str | None, as_json: bool) -> None:
     else:
         _print(found, f"{task.name}: {base.name} on {dataset.artifact_id}")
     worst = max(found.stages, key=lambda stage: stage.model + stage.memory)
-    require_memory(worst.memory, device.memory - worst.model, f"{base.name} on {device.name}")
+    whole = task.training.stages[0].peft is None
+    require_memory(worst.memory, device.memory - worst.model, f"{base.name} on {device.name}", whole=whole)
 
 
 def _measured(database: Database, lake: Lake) -> list[TrainingManifest]:

@@ -30,7 +30,7 @@ class Arm:
         description: One sentence for the report.
         system_prompt: Opens each conversation that has no system message of its own.
         shots: Example turns before the row's own.
-        adapter: PEFT folder; None for the base model.
+        adapter: PEFT folder, or a whole model's; None for the base model.
         adapter_id: What the report calls the adapter.
         constant: The answer to everything, of an arm that runs no model.
     """
@@ -98,11 +98,12 @@ def champion_arm(champion: AdapterManifest, adapter: Path) -> Arm:
 
 def candidate_arm(training: TrainingManifest, adapter: Path) -> Arm:
     """The adapter under evaluation."""
+    what = "The base model with all weights newly trained" if training.is_whole else "The newly trained adapter"
     return Arm(
         "candidate",
         "New adapter",
         "the adapter",
-        "The newly trained adapter, with the short prompt that it was trained with.",
+        f"{what}, with the short prompt that it was trained with.",
         system_prompt=training.system_prompt,
         adapter=adapter,
         adapter_id=training.artifact_id,

@@ -45,7 +45,7 @@ def gather(
     work_dir: Path,
 ) -> Entrants:
     """Baselines, champion and candidate, with both adapters fetched below `work_dir`."""
-    run = lake.fetch(training.path, work_dir / "training_runs" / training.artifact_id)
+    run = lake.fetch(training.path, work_dir / "training_runs" / training.artifact_id, without="checkpoints")
     arms = [candidate_arm(training, run / "adapter")]
     absent, blocked = {}, {}
     if champion is None:

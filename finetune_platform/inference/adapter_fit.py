@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from finetune_platform.manifests import WHOLE_WEIGHTS
+
 PREFIX = "base_model.model."
 
 
@@ -10,11 +12,13 @@ def misfit(adapter: Path, base: Any) -> str:
     """Why an adapter cannot be put on a base model; "" where it can.
 
     Args:
-        adapter: A PEFT folder.
+        adapter: A PEFT folder, or a whole model's.
         base: The model, a torch module.
     """
     from safetensors import safe_open
 
+    if (adapter / WHOLE_WEIGHTS).exists():
+        return "all of its weights were trained, so it stands on no base model"
     layers = dict(base.named_modules())
     with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as weights:
         for name in weights.keys():  # noqa: SIM118 - it is no mapping

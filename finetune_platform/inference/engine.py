@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetune_platform.errors import BadInput, PermanentError
 from finetune_platform.inference.base_models import load_tokenizer
 from finetune_platform.inference.precision import choose_precision
+from finetune_platform.inference.whole_models import holds_whole_model, require_room
 from finetune_platform.progress import Report, Ticker
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Completion:
 
 
 class Engine:
-    """A base model in this process, and any number of its adapters.
+    """A base model in this process, and any number of its adapters; of whole models tuned from it one at a time.
 
     Args:
         base_model: Local folder of the base model.
@@ -63,7 +64,7 @@ class Engine:
         self, base_model: Path, dtype: Literal["auto", "bfloat16", "float32"] = "auto", device: str = "auto"
     ) -> None:
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
         from transformers.utils import logging
 
         from finetune_platform.inference import prefix_attention
@@ -79,14 +80,10 @@ class Engine:
             )
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.precision = choose_precision(dtype, self.device)
-        self.base: Any = AutoModelForCausalLM.from_pretrained(
-            base_model,
-            dtype=getattr(torch, self.precision.dtype),
-            local_files_only=True,
-            attn_implementation=prefix_attention.IMPLEMENTATION,
-        )
-        self.base.to(self.device).eval()
+        self.base = self._loaded(base_model)
         self.adapted: Any = None
+        self._whole: tuple[Path, Any] | None = None
+        self._answering = self.base
         self.context_length: int = config.max_position_embeddings
         ends = self.base.generation_config.eos_token_id
         self.end_tokens = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
@@ -105,7 +102,7 @@ class Engine:
 
         Args:
             conversations: Chat messages of each row, the last one the user's.
-            adapter: A PEFT folder, or None for the base model.
+            adapter: A PEFT folder, or that of a whole model; None for the base model.
             max_new_tokens: Most tokens of an answer.
             batch_size: Most rows in flight.
             report: Told of progress.
@@ -113,6 +110,7 @@ class Engine:
 
         Raises:
             BadInput: A conversation does not fit into the context.
+            PermanentError: There is no memory for a whole model.
         """
         import torch
 
@@ -147,6 +145,13 @@ class Engine:
     @contextmanager
     def _with(self, adapter: Path | None) -> Iterator[None]:
         """The model in the state that `adapter` names; loading one keeps those loaded before."""
+        if adapter is not None and holds_whole_model(adapter):
+            self._answering = self._whole_at(adapter)
+            try:
+                yield
+            finally:
+                self._answering = self.base
+            return
         if adapter is not None:
             from peft import PeftModel
 
@@ -159,6 +164,28 @@ class Engine:
             self.adapted.eval()
         with self.adapted.disable_adapter() if adapter is None and self.adapted is not None else nullcontext():
             yield
+
+    def _whole_at(self, folder: Path) -> Any:
+        """The whole model of a folder; the one before it makes room first."""
+        if self._whole is None or self._whole[0] != folder:
+            self._whole = None
+            require_room(folder, self.precision.dtype, self.device)
+            self._whole = (folder, self._loaded(folder))
+        return self._whole[1]
+
+    def _loaded(self, folder: Path) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from finetune_platform.inference import prefix_attention
+
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, self.precision.dtype),
+            local_files_only=True,
+            attn_implementation=prefix_attention.IMPLEMENTATION,
+        )
+        return model.to(self.device).eval()
 
     def _prefix(self, tokens: list[int]) -> Any:
         import torch
@@ -234,7 +261,7 @@ class Engine:
 
     def _forward(self, ids: "torch.Tensor", positions: "torch.Tensor", bias: "torch.Tensor", cache: Any) -> Any:
         """Logits of the last column, (rows, vocabulary); `cache` grows by `ids`."""
-        out = self.base(
+        out = self._answering(
             input_ids=ids,
             position_ids=positions,
             attention_mask=bias,

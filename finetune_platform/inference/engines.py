@@ -23,9 +23,9 @@ def build_engine(ref: EngineRef, base_model: Path | None, api_keys: Mapping[str,
     if ref.kind == "in_process":
         if base_model is None:
             raise BadInput("serving.engine: kind in_process has no base model", "set base_model: in the task file")
-        from finetune_platform.inference.in_process import InProcessEngine
+        from finetune_platform.inference.in_process_models import InProcessModels
 
-        return InProcessEngine(base_model)
+        return InProcessModels(base_model)
     api_key = upstream_key(ref.api_key, api_keys, "serving")
     if ref.kind == "vllm":
         from finetune_platform.inference.vllm import VllmEngine

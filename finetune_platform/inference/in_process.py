@@ -7,7 +7,7 @@ import asyncio
 import copy
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -101,7 +101,7 @@ class InProcessEngine:
             "usage": _usage(row, event),
         }
 
-    async def stream(self, body: Body, adapter: str | None) -> AsyncIterator[dict[str, Any]]:
+    async def stream(self, body: Body, adapter: str | None) -> AsyncGenerator[dict[str, Any], None]:
         """`chat.completion.chunk` objects; the last one carries `usage`. Arguments and errors as `complete`."""
         from finetune_platform.inference.requests_in_flight import Piece
 

@@ -17,6 +17,7 @@ from finetune_platform.inference.chat import Body, EngineError, LoadedAdapter
 from finetune_platform.inference.dispatch import USUAL_RETRIES, Dispatcher, Retries
 from finetune_platform.inference.exchange import AttemptFailed, Http, Timeouts
 from finetune_platform.inference.replicas import Replica
+from finetune_platform.inference.whole_models import holds_whole_model
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +95,20 @@ class VllmEngine:
     async def load(self, adapter: LoadedAdapter) -> None:
         """Loads an adapter on every replica and confirms it.
 
-        An adapter that a replica refuses is loaded nowhere. Where a replica cannot be reached, the others answer with
-        the adapter all the same, and that one gets it as soon as it is back, before any request for it.
+        An adapter that a replica refuses is loaded nowhere, and so is a whole model, for which vLLM has no way. Where
+        a replica cannot be reached, the others answer with the adapter all the same, and that one gets it as soon as
+        it is back, before any request for it.
 
         Raises:
-            EngineError: A replica refuses it, or cannot be reached (503).
+            EngineError: A replica refuses it, or cannot be reached (503); it is a whole model (400).
         """
         name = adapter.adapter_id
+        if holds_whole_model(adapter.folder):
+            raise EngineError(
+                400,
+                f"{name}: all of its weights were trained, and a running vLLM server takes adapters only; serve it "
+                "with kind in_process, or start a server on its folder and name that as kind openai",
+            )
         self._wanted[name] = self._path_of(adapter)
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())

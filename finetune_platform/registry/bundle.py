@@ -13,10 +13,11 @@ from finetune_platform.errors import PermanentError
 from finetune_platform.identity import content_id, folder_sha256
 from finetune_platform.inference.base_models import ResolvedModel, load_tokenizer
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, TrainingManifest, expect_same
+from finetune_platform.manifests import MANIFEST_NAME, WHOLE_WEIGHTS, TrainingManifest, expect_same
 
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+WHOLE_CONFIG = "config.json"
 CARD_NAME = "card.md"
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -40,7 +41,7 @@ def build_bundle(
 
     Args:
         folder: An empty folder.
-        lake: Holds PEFT's files as training saved them.
+        lake: Holds an adapter's or a whole model's files as training saved them.
         training: The run that made them.
         base_model: Gives tokenizer and chat template.
         max_new_tokens: Longest answer, in tokens.
@@ -52,8 +53,14 @@ def build_bundle(
         PermanentError: A file is missing, or is not what its name says.
         BadInput: The tokenizer's chat template is not the one trained with.
     """
-    (folder / WEIGHTS).write_bytes(_trained_file(lake, training, WEIGHTS))
-    _write_json(folder / ADAPTER_CONFIG, _adapter_config(_trained_file(lake, training, ADAPTER_CONFIG), training))
+    if training.is_whole:
+        for name in (WHOLE_WEIGHTS, WHOLE_CONFIG):
+            _copy_trained(lake, training, name, folder)
+    else:
+        _copy_trained(lake, training, WEIGHTS, folder)
+        _copy_trained(lake, training, ADAPTER_CONFIG, folder)
+        stored = (folder / ADAPTER_CONFIG).read_bytes()
+        _write_json(folder / ADAPTER_CONFIG, _adapter_config(stored, training))
     _write_tokenizer(folder, training, base_model)
     _write_json(folder / "generation_config.json", _generation_config(base_model, max_new_tokens))
     check_only_data(folder, training)
@@ -77,19 +84,21 @@ def check_only_data(folder: Path, training: TrainingManifest) -> None:
         if path.is_dir() or path.suffix in SUFFIXES:
             continue
         raise PermanentError(f"{path.name}: a bundle holds only {', '.join(sorted(SUFFIXES))}", _train_again(training))
+    weights = WHOLE_WEIGHTS if training.is_whole else WEIGHTS
     try:
-        with safe_open(folder / WEIGHTS, framework="numpy") as tensors:
+        with safe_open(folder / weights, framework="numpy") as tensors:
             names = list(tensors.keys())
     except SafetensorError as error:
-        raise PermanentError(f"{WEIGHTS}: not a safetensors file: {error}", _train_again(training)) from error
+        raise PermanentError(f"{weights}: not a safetensors file: {error}", _train_again(training)) from error
     if not names:
-        raise PermanentError(f"{WEIGHTS}: holds no tensors", _train_again(training))
+        raise PermanentError(f"{weights}: holds no tensors", _train_again(training))
 
 
-def _trained_file(lake: Lake, training: TrainingManifest, name: str) -> bytes:
+def _copy_trained(lake: Lake, training: TrainingManifest, name: str, folder: Path) -> None:
     path = f"{training.path}/adapter/{name}"
     try:
-        return lake.get(path)
+        with (folder / name).open("wb") as stream:
+            stream.writelines(lake.chunks(path))
     except FileNotFoundError as error:
         raise PermanentError(f"{lake.url_of(path)}: not there", _train_again(training)) from error
 

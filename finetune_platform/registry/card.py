@@ -16,6 +16,14 @@ from finetune_platform.manifests import (
 )
 from finetune_platform.task import Task
 
+PEFT_LOADS = """import peft, transformers
+tokenizer = transformers.AutoTokenizer.from_pretrained("BUNDLE")
+base = transformers.AutoModelForCausalLM.from_pretrained("BASE", dtype="bfloat16")
+model = peft.PeftModel.from_pretrained(base, "BUNDLE")"""
+WHOLE_LOADS = """import transformers
+tokenizer = transformers.AutoTokenizer.from_pretrained("BUNDLE")
+model = transformers.AutoModelForCausalLM.from_pretrained("BUNDLE", dtype="auto")"""
+
 
 def model_card(
     task: Task,
@@ -45,10 +53,13 @@ def model_card(
 
 
 def _model(task: Task, training: TrainingManifest) -> str:
+    kind, use = "A PEFT adapter of", "It works with that base model only."
+    if training.is_whole:
+        kind, use = "A whole model: all weights trained, from", "It needs no base model beside it."
     return f"""## Model
 
-A PEFT adapter of `{training.base_model}` (revision `{training.base_model_revision}`, from `{task.base_model.uri}`).
-It works with that base model only. The base model's licence applies to it and to anything made with it; the licences
+{kind} `{training.base_model}` (revision `{training.base_model_revision}`, from `{task.base_model.uri}`).
+{use} The base model's licence applies to it and to anything made with it; the licences
 of the training data are those of the sources below.
 
 System prompt, trained and to be served: `{training.system_prompt}`"""
@@ -140,21 +151,24 @@ def _limits(evaluation: EvaluationManifest) -> str:
 
 
 def _loading(adapter: AdapterManifest, task: Task, url: str) -> str:
+    name = f"{task.name}-{adapter.artifact_id}"
+    copied, loaded = f"this folder (`{url}`) to `BUNDLE` and the base model to `BASE`", PEFT_LOADS
+    vllm = f"--enable-lora --lora-modules {name}=BUNDLE"
+    if adapter.is_whole:
+        copied, loaded = f"this folder (`{url}`) to `BUNDLE`", WHOLE_LOADS
+        vllm = f"--model BUNDLE --served-model-name {name}"
     return f"""## Load and serve
 
-Copy this folder (`{url}`) to `BUNDLE` and the base model to `BASE`, then:
+Copy {copied}, then:
 
 ```python
-import peft, transformers
-tokenizer = transformers.AutoTokenizer.from_pretrained("BUNDLE")
-base = transformers.AutoModelForCausalLM.from_pretrained("BASE", dtype="bfloat16")
-model = peft.PeftModel.from_pretrained(base, "BUNDLE")
+{loaded}
 options = transformers.GenerationConfig.from_pretrained("BUNDLE")
 ```
 
 Open every conversation with the system prompt above, apply the chat template with `add_generation_prompt=True` and
 pass `generation_config=options` to `generate`. vLLM takes the folder as it is:
-`--enable-lora --lora-modules {task.name}-{adapter.artifact_id}=BUNDLE`."""
+`{vllm}`."""
 
 
 def _lineage(adapter: AdapterManifest) -> str:

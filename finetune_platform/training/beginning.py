@@ -1,20 +1,24 @@
 """Training that begins at weights that were trained before, instead of fresh ones: a warm start, or the stage before.
 
-Shapes and base model must be the same. Which rows a warm start trains on belongs in `replay.py`.
+Shapes and base model must be the same, and an adapter stays an adapter. Which rows a warm start trains on belongs in
+`replay.py`.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import AdapterManifest, SearchRecord, TrainingManifest
+from finetune_platform.manifests import WHOLE_WEIGHTS, AdapterManifest, SearchRecord, TrainingManifest
 from finetune_platform.progress import Report
 from finetune_platform.storage_errors import disk_failures
+from finetune_platform.task_training import Stage
 from finetune_platform.training.model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, restore_adapter
 from finetune_platform.training.replay import MEND, Earlier
+from finetune_platform.training.whole_model import CONFIG, is_whole
 
 SHAPE = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
 
@@ -67,11 +71,30 @@ def expect_same_base(adapter: AdapterManifest, base: ResolvedModel) -> None:
         )
 
 
+def expect_same_kind(begins: Beginning, stage: Stage, lake: Lake) -> None:
+    """Stops where an adapter is to be trained from a whole model, or a whole model from an adapter.
+
+    Raises:
+        BadInput: It is.
+    """
+    whole = lake.exists(f"{begins.files}/{WHOLE_WEIGHTS}")
+    if whole and stage.peft is not None:
+        raise BadInput(
+            f"{begins.artifact_id}: all of its weights were trained, and training.stages[0].peft asks for an adapter",
+            f"set training.stages[0].peft: null, or {MEND}",
+        )
+    if not whole and stage.peft is None:
+        raise BadInput(
+            f"{begins.artifact_id}: it is an adapter, and training.stages[0].peft: null trains all weights",
+            f"name its shape in training.stages[0].peft, or {MEND}",
+        )
+
+
 def begin_at(model: Any, begins: Beginning, lake: Lake, folder: Path, report: Report) -> None:
     """Puts trained weights into a model that is about to be trained.
 
     Args:
-        model: With a fresh adapter of the stage's shape.
+        model: With a fresh adapter of the stage's shape, or with none where all weights are trained.
         begins: Where.
         lake: Holds the weights.
         folder: Where their files are fetched to.
@@ -82,8 +105,17 @@ def begin_at(model: Any, begins: Beginning, lake: Lake, folder: Path, report: Re
     assert begins.files is not None and begins.artifact_id is not None
     with disk_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-            (folder / name).write_bytes(lake.get(f"{begins.files}/{name}"))
+        for name in (CONFIG, WHOLE_WEIGHTS) if is_whole(model) else (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            with (folder / name).open("wb") as stream:
+                stream.writelines(lake.chunks(f"{begins.files}/{name}"))
+    if not is_whole(model):
+        _expect_same_shape(model, folder, begins)
+    restore_adapter(model, folder)
+    shutil.rmtree(folder)
+    report(f"training: begins at the weights of {begins.artifact_id}")
+
+
+def _expect_same_shape(model: Any, folder: Path, begins: Beginning) -> None:
     theirs = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     ours = model.peft_config["default"].to_dict()
     for name in SHAPE:
@@ -93,8 +125,6 @@ def begin_at(model: Any, begins: Beginning, lake: Lake, folder: Path, report: Re
                 f"{ours.get(name)}",
                 MEND,
             )
-    restore_adapter(model, folder)
-    report(f"training: begins at the weights of {begins.artifact_id}")
 
 
 def _plain(value: Any) -> Any:

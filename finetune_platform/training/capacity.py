@@ -15,12 +15,10 @@ from finetune_platform.training.engine import Engine
 from finetune_platform.training.loss import LOGITS_AT_ONCE
 from finetune_platform.training.model import trainable
 from finetune_platform.training.objectives import Objective
+from finetune_platform.training.whole_model import base_of, is_whole
 
 TOKENS_PER_FORWARD = {"cpu": 2048, "cuda": 8192}
 """Most tokens of one forward pass: enough to keep the hardware busy, few enough for its memory."""
-
-BYTES_A_TRAINABLE = 40
-"""Of checkpoint and final adapter on disk: weights, their float32 copies, AdamW's two moments, in flight and kept."""
 
 
 class MemoryPlan(NamedTuple):
@@ -61,20 +59,22 @@ def memory_needed(
     """Bytes that the largest forward and backward pass takes beyond the loaded model, estimated from its shape.
 
     Each layer keeps about ten vectors of the hidden size and four of the intermediate size for a token; logits exist
-    three times in float32 (logits, softmax, gradient), of so many tokens at a time; gradients and AdamW take 20 bytes
-    a trainable weight. Gradients of single rows take two more times 4 bytes for each of the rows.
+    three times in float32 (logits, softmax, gradient), of so many tokens at a time; a trainable weight has a gradient
+    and what the optimizer keeps of it, both once more in float32 where its own format is shorter. An output layer that
+    is trained has two more gradients for a moment, which are added up. Gradients of single rows take two more times 4
+    bytes for each of the rows.
 
     Args:
-        model: Loaded, with its adapter.
+        model: To be trained.
         objective: Whose units `plan` numbers.
         plan: Every step of the run.
         engine: Says how many tokens a pass computes.
         checkpointing: Layers keep their input only, and one at a time is computed again (Chen et al. 2016).
         by_row: Whether each row of a pass has a gradient of its own, as in private training.
     """
-    config = model.get_base_model().config.get_text_config()
-    adapter = trainable(model)
-    width, weights = adapter[0].element_size(), sum(p.numel() for p in adapter)
+    config = base_of(model).config.get_text_config()
+    trained = trainable(model)
+    width, weights = trained[0].element_size(), sum(p.numel() for p in trained)
     intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     layer, layers = (10 * config.hidden_size + 4 * intermediate) * width, config.num_hidden_layers
     per_token = layers * config.hidden_size * width + layer if checkpointing else layers * layer
@@ -85,20 +85,29 @@ def memory_needed(
         supervised = min(sum(row.supervised for row in rows), LOGITS_AT_ONCE)
         own = len(rows) * weights * 8 if by_row else 0
         largest = max(largest, tokens * per_token + supervised * config.vocab_size * 12 + own)
-    return largest + weights * 20
+    in_float32 = 0 if width == 4 else 4  # of the gradient; the weights' own copy counts among what is kept
+    output = base_of(model).get_output_embeddings().weight.numel() if is_whole(model) else 0
+    return largest + weights * (width + in_float32 + _kept_bytes(width)) + 2 * output * width
 
 
-def require_memory(needed: int, available: int, place: str) -> None:
-    """Refuses a run that would be killed for its memory.
+def _kept_bytes(width: int) -> int:
+    """What the optimizer keeps of a weight of so many bytes: two moments, and a float32 copy of a shorter one."""
+    return 8 if width == 4 else 12
+
+
+def require_memory(needed: int, available: int, place: str, *, whole: bool = False) -> None:
+    """Refuses a run that would be killed for its memory; of a whole model, or of an adapter.
 
     Raises:
         PermanentError: With both figures.
     """
     if needed > available:
+        adapter = "train an adapter instead of all weights (leave `peft: null` out), " if whole else ""
         raise PermanentError(
             f"{place}: training needs about {needed / 1e9:.1f} GB beyond the loaded model, "
             f"and {available / 1e9:.1f} GB are free",
-            "lower training.stages[0].max_length or curation.max_tokens, free some memory, or use a smaller base model",
+            f"{adapter}lower training.stages[0].max_length or curation.max_tokens, free some memory, or use a smaller "
+            "base model",
         )
 
 
@@ -118,11 +127,14 @@ def require_disk(model: Any, work_dir: Path, lake: Lake, checkpoints: int) -> No
     Raises:
         StorageFailed: Naming the folder and the figures.
     """
-    one = sum(p.numel() for p in trainable(model)) * BYTES_A_TRAINABLE
-    places = {work_dir: one}
+    trained = trainable(model)
+    weights, width = sum(p.numel() for p in trained), trained[0].element_size()
+    one = weights * (width + _kept_bytes(width))
+    # A checkpoint on its way, and the weights that are begun at or the result.
+    places = {work_dir: one + weights * width}
     if "://" not in lake.url:
         # Besides those: the best one, the one that is being written, and the result.
-        places[Path(lake.url)] = one * (checkpoints + 3)
+        places[Path(lake.url)] = one * (checkpoints + 2) + weights * width
     for place, needed in places.items():
         standing = next(p for p in (place, *place.parents) if p.exists())
         free = shutil.disk_usage(standing).free

@@ -13,7 +13,7 @@ from finetune_platform.manifests import AdapterManifest, DatasetManifest, Traini
 from finetune_platform.task import Task
 from finetune_platform.task_labeling import WarmStart
 from finetune_platform.task_training import Stage
-from finetune_platform.training.beginning import FRESH, after_stage, at_adapter, expect_same_base
+from finetune_platform.training.beginning import FRESH, after_stage, at_adapter, expect_same_base, expect_same_kind
 from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.replay import earlier_rows
 from finetune_platform.training.run import run_stage
@@ -65,6 +65,7 @@ def run_training(
             )
         expect_same_base(warm_start, base)
         begins = at_adapter(warm_start)
+        expect_same_kind(begins, task.training.stages[0], lake)
         earlier = earlier_rows(warm_start, (task.retraining.warm_start or WarmStart()).replay_share, lake)
     stages = [_warm(stage, task) if warm_start else stage for stage in task.training.stages]
     for number in range(len(stages)):

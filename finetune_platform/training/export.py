@@ -1,4 +1,4 @@
-"""An adapter as one model that needs no adapter support: merged safetensors, or one GGUF file.
+"""An adapter, or a model all of which was trained, as one model: merged safetensors, or one GGUF file.
 
 The folder appears at once and only after the parity test: a merge can change answers without a word.
 """
@@ -12,12 +12,13 @@ from typing import Literal, NamedTuple
 from finetune_platform.errors import BadInput
 from finetune_platform.identity import folder_sha256
 from finetune_platform.inference.base_models import ResolvedModel
-from finetune_platform.manifests import AdapterManifest, Record, expect_same
+from finetune_platform.manifests import WHOLE_WEIGHTS, AdapterManifest, Record, expect_same
 from finetune_platform.progress import Report
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.training.gguf import read_back, write_gguf
 from finetune_platform.training.merge import Parity, WeightFormat, compare, merge, stored_dtype
 from finetune_platform.training.model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from finetune_platform.training.whole_model import CONFIG
 
 RECORD_NAME = "export.json"
 Form = Literal["merged", "gguf"]
@@ -51,7 +52,7 @@ class Wanted(NamedTuple):
     Attributes:
         target: The folder that appears; nothing may be there.
         form: `merged` or `gguf`.
-        dtype: Of the weights; None: the base model's own.
+        dtype: Of the weights; None: the base model's own, of a whole model its own.
         converter: The command of llama.cpp's, for `gguf`.
     """
 
@@ -97,11 +98,14 @@ def export_adapter(
 def _write(
     adapter: AdapterManifest, bundle: Path, base: ResolvedModel, wanted: Wanted, folder: Path, report: Report
 ) -> ExportRecord:
-    dtype = wanted.dtype or _named(str(stored_dtype(base.path)))
+    dtype = wanted.dtype or _named(str(stored_dtype(bundle if adapter.is_whole else base.path)))
     merged = folder if wanted.form == "merged" else folder.parent / "merged"
-    report(f"export: merging {adapter.artifact_id} into {base.name}@{base.revision}, weights in {dtype}")
+    if adapter.is_whole:
+        report(f"export: {adapter.artifact_id} is a whole model; its weights are written in {dtype}")
+    else:
+        report(f"export: merging {adapter.artifact_id} into {base.name}@{base.revision}, weights in {dtype}")
     parity = merge(base.path, bundle, merged, adapter.golden, dtype)
-    for name in sorted(set(adapter.files) - {ADAPTER_WEIGHTS, ADAPTER_CONFIG}):
+    for name in sorted(set(adapter.files) - {ADAPTER_WEIGHTS, ADAPTER_CONFIG, WHOLE_WEIGHTS, CONFIG}):
         shutil.copyfile(bundle / name, merged / name)
     report(f"export: {parity.same} of {parity.prompts} golden prompts are answered with the adapter's tokens")
     known = None

@@ -106,7 +106,7 @@ def forecast(
     Raises:
         BadInput: As the run itself would.
     """
-    rate = rate_of(device, measured, base.name)
+    rate = rate_of(device, measured, base.name, whole=task.training.stages[0].peft is None)
     planned, search = list(task.training.stages), task.training.search
     if search is not None:
         planned[search.stage] = most_demanding(search, planned[search.stage])
@@ -122,10 +122,17 @@ def forecast(
     return found._replace(cost=price and found.seconds / 3600 * price)
 
 
-def rate_of(device: Device, measured: Sequence[TrainingManifest], base_model: str) -> Rate:
-    """The rate of the newest runs on the device, those of the same base model where there are some."""
+def rate_of(device: Device, measured: Sequence[TrainingManifest], base_model: str, *, whole: bool = False) -> Rate:
+    """The rate of the newest runs on the device, those of the same base model where there are some.
+
+    Args:
+        device: To train on.
+        measured: Finished runs, oldest first.
+        base_model: To be trained.
+        whole: Whether all of its weights are; adapters go another way through a CPU.
+    """
     # Another version of the training code may be several times as fast.
-    ours = [run for run in measured if run.code_version == TRAINING_VERSION]
+    ours = [run for run in measured if run.code_version == TRAINING_VERSION and run.is_whole == whole]
     here = [run for run in ours if run.usage is not None and _ran_on(device, run.usage.device)]
     same = [run for run in here if run.base_model == base_model]
     chosen = (same or here)[-RUNS:]

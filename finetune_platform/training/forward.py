@@ -10,6 +10,7 @@ from finetune_platform.training.engine import Engine
 from finetune_platform.training.loss import log_probs, supervised_loss
 from finetune_platform.training.packed_attention import as_packed
 from finetune_platform.training.rows import TrainRow
+from finetune_platform.training.whole_model import base_of, is_whole
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Forward(NamedTuple):
-    """A PEFT model and the way of one run through it; `reason` is for a person."""
+    """The trained model and the way of one run through it; `reason` is for a person."""
 
     model: Any
     engine: Engine
@@ -28,7 +29,7 @@ class Forward(NamedTuple):
     def checkpointed(self) -> "Forward":
         """The same with layers that keep their input only and are computed again for the gradient."""
         if self.fused is None:
-            base = self.model.get_base_model()
+            base = base_of(self.model)
             again = partial(as_packed, base.get_decoder()) if self.engine.packs else nullcontext
             base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())})
         else:
@@ -49,12 +50,14 @@ def choose_forward(model: Any, engine: Engine) -> Forward:
     """Fused layers wherever they know how.
 
     Args:
-        model: A PEFT model in its final number format and place.
+        model: In its final number format and place.
         engine: Of the run; fused layers take packed rows only.
     """
     from finetune_platform.training.fused.decoder import FusedDecoder, against_fusing
 
-    against = "rows are padded" if not engine.packs else against_fusing(model)
+    # Fused layers have no gradient for the weights that an adapter leaves alone.
+    all_trained = "all weights are trained" if is_whole(model) else None
+    against = "rows are padded" if not engine.packs else all_trained or against_fusing(model)
     if against:
         return Forward(model, engine, None, f"layers are transformers' own: {against}")
     return Forward(model, engine, FusedDecoder(model), "each layer is one operation, its gradient by hand")

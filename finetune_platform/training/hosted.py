@@ -56,6 +56,11 @@ def expect_plain_sft(task: Task, warm_start: str | None, place: str) -> None:
     stages = task.training.stages
     if len(stages) != 1 or stages[0].method != "sft":
         raise BadInput(f"training.stages: {place} trains one stage of method sft", "train elsewhere: launcher.place")
+    if stages[0].peft is None:
+        raise BadInput(
+            f"training.stages[0].peft: null trains all weights, and {place} does not say which weights it trains",
+            "leave it out, or train elsewhere: launcher.place",
+        )
     if stages[0].privacy is not None:
         raise BadInput(
             f"training.stages[0].privacy: {place} has no differentially private training",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_platform.training.collate import Batch
 from finetune_platform.training.packed_attention import attending
 from finetune_platform.training.rows import TrainRow
+from finetune_platform.training.whole_model import base_of
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,7 @@ def log_probs(model: Any, batch: Batch, fused: "FusedDecoder | None" = None) -> 
     """The logarithm of the probability of each supervised token, in float32.
 
     Args:
-        model: A causal language model of transformers inside a PEFT model.
+        model: A causal language model of transformers, alone or inside a PEFT model.
         batch: From `Engine.batch`; n supervised tokens.
         fused: Computes the model's hidden states in its place.
 
@@ -33,7 +34,7 @@ def log_probs(model: Any, batch: Batch, fused: "FusedDecoder | None" = None) -> 
     import torch
     from torch.utils.checkpoint import checkpoint
 
-    base = model.get_base_model()
+    base = base_of(model)
     if fused is not None and batch.layout is not None and batch.position_ids is not None:
         hidden = fused(batch.input_ids, batch.position_ids, batch.layout, batch.positions)
     else:

@@ -1,4 +1,4 @@
-"""An adapter merged into its base model, and the proof that the result answers as the adapter does.
+"""An adapter merged into its base model, or a whole model, and the proof that the result answers as before.
 
 What else an export holds belongs in `export.py`, another file format in `gguf.py`.
 """
@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from finetune_platform.errors import BadInput, PermanentError
 from finetune_platform.inference.base_models import load_tokenizer
+from finetune_platform.inference.whole_models import holds_whole_model
 from finetune_platform.training.golden import first_tokens
 
 Tokens = list[list[int]]
@@ -35,17 +36,17 @@ class Parity(NamedTuple):
 def merge(
     base: Path, adapter: Path, target: Path, golden: Sequence[Mapping[str, Any]], dtype: WeightFormat | None
 ) -> Parity:
-    """Writes base model and adapter as one model in safetensors, reads it back and compares.
+    """Writes base model and adapter, or a whole model, as one model in safetensors, reads it back and compares.
 
     The products of the adapter's matrices are added in float32 and rounded once. Rounding is what can change an
     answer; so the adapter beside its base model and the merged model compute in float32, from the weights as stored.
 
     Args:
         base: The base model's folder.
-        adapter: A PEFT folder.
+        adapter: A PEFT folder, or a whole model's, which needs no base model.
         target: A folder that gets `config.json`, the weights and `generation_config.json`.
         golden: The adapter's golden prompts.
-        dtype: Of the weights written; None: the base model's own.
+        dtype: Of the weights written; None: those of the model loaded first.
 
     Raises:
         BadInput: There is no golden prompt to compare by.
@@ -61,11 +62,15 @@ def merge(
             "train on a dataset with a validation split",
         )
     quiet()
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True, use_safetensors=True)
-    model = PeftModel.from_pretrained(plain, str(adapter), local_files_only=True)
+    whole = holds_whole_model(adapter)
+    source = adapter if whole else base
+    plain = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
+    model = plain if whole else PeftModel.from_pretrained(plain, str(adapter), local_files_only=True)
     expected = answers(model, base, golden)
-    merged = model.merge_and_unload(safe_merge=True)
-    merged.to(getattr(torch, dtype) if dtype else stored_dtype(base))
+    merged = model if whole else model.merge_and_unload(safe_merge=True)
+    merged.to(getattr(torch, dtype) if dtype else stored_dtype(source))
     merged.generation_config = GenerationConfig.from_pretrained(adapter, local_files_only=True)
     merged.save_pretrained(target)
     del plain, model, merged

@@ -1,6 +1,7 @@
 """The model that is trained: a base model of this machine with a fresh LoRA adapter, and the adapter's files.
 
-Where the base model comes from belongs in `inference/base_models.py`; moving the weights in `optimizer.py`.
+Without an adapter all weights are trained: what then differs belongs in `whole_model.py`. Where the base model comes
+from belongs in `inference/base_models.py`; moving the weights in `optimizer.py`.
 """
 
 import json
@@ -12,6 +13,7 @@ from finetune_platform.errors import BadInput
 from finetune_platform.inference.precision import Precision, choose_precision
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.task_training import Lora
+from finetune_platform.training.whole_model import is_whole, restore_whole, save_whole
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -27,20 +29,20 @@ def training_device() -> str:
 def load_for_training(
     base_model: Path,
     base_model_name: str,
-    lora: Lora,
+    lora: Lora | None,
     *,
     dtype: Literal["auto", "bfloat16", "float32"],
     device: str,
     seed: int,
 ) -> tuple[Any, Precision]:
-    """A PEFT model whose adapter is new, and the number format it computes in.
+    """A PEFT model whose adapter is new, or a model all of which is trained, and the number format it computes in.
 
     The adapter has the base model's number format: PEFT would otherwise convert every layer's input and output.
 
     Args:
         base_model: Local folder.
         base_model_name: What the adapter's files call it.
-        lora: Shape of the adapter.
+        lora: Shape of the adapter; None: no adapter.
         dtype: As in the task file.
         device: `cuda` or `cpu`.
         seed: Of the adapter's first weights.
@@ -63,10 +65,10 @@ def load_for_training(
     )
     base.to(device)
     torch.manual_seed(seed)
-    return _with_adapter(base, base_model_name, lora), precision
+    return base if lora is None else _with_adapter(base, base_model_name, lora), precision
 
 
-def skeleton(base_model: Path, base_model_name: str, lora: Lora, dtype: Literal["bfloat16", "float32"]) -> Any:
+def skeleton(base_model: Path, base_model_name: str, lora: Lora | None, dtype: Literal["bfloat16", "float32"]) -> Any:
     """The model of `load_for_training` without its weights: their shapes only, on the `meta` device.
 
     Raises:
@@ -78,7 +80,7 @@ def skeleton(base_model: Path, base_model_name: str, lora: Lora, dtype: Literal[
     config = AutoConfig.from_pretrained(base_model, local_files_only=True)
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-        return _with_adapter(base, base_model_name, lora)
+        return base if lora is None else _with_adapter(base, base_model_name, lora)
 
 
 def _with_adapter(base: Any, base_model_name: str, lora: Lora) -> Any:
@@ -102,12 +104,15 @@ def _with_adapter(base: Any, base_model_name: str, lora: Lora) -> Any:
 
 
 def trainable(model: Any) -> list[Any]:
-    """The adapter's parameters, in the model's own order."""
+    """The adapter's parameters, or all, in the model's own order."""
     return [p for p in model.parameters() if p.requires_grad]
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Writes the adapter as PEFT reads it; equal weights give equal files."""
+    """Writes the adapter as PEFT reads it, or the whole model; equal weights give equal files."""
+    if is_whole(model):
+        save_whole(model, folder)
+        return
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
@@ -123,7 +128,10 @@ def save_adapter(model: Any, folder: Path) -> None:
 
 
 def restore_adapter(model: Any, folder: Path) -> None:
-    """Puts saved weights into a model that has an adapter of the same shape."""
+    """Puts saved weights into a model that has an adapter of the same shape, or has none as they have none."""
+    if is_whole(model):
+        restore_whole(model, folder)
+        return
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 

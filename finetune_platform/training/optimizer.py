@@ -1,4 +1,4 @@
-"""How the adapter's weights move: AdamW on float32 weights, and the learning rate of each step.
+"""How weights move: AdamW on float32 weights, and the learning rate of each step.
 
 What the gradient is belongs in `loss.py`; when a step is taken, in `loop.py`.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_platform.task_training import Stage
 from finetune_platform.training.model import trainable
+from finetune_platform.training.whole_model import vectors
 
 if TYPE_CHECKING:
     import torch
@@ -46,15 +47,28 @@ class AdapterOptimizer:
     Args:
         parameters: The trainable weights.
         weight_decay: Decoupled, as in AdamW.
+        spared: Those of them that do not decay.
     """
 
-    def __init__(self, parameters: Sequence["torch.nn.Parameter"], weight_decay: float) -> None:
+    def __init__(
+        self,
+        parameters: Sequence["torch.nn.Parameter"],
+        weight_decay: float,
+        *,
+        spared: Sequence["torch.nn.Parameter"] = (),
+    ) -> None:
         import torch
 
         self.parameters = list(parameters)
         self.copied = any(p.dtype != torch.float32 for p in self.parameters)
         self.weights = [p.detach().float().clone() for p in self.parameters] if self.copied else self.parameters
-        self.adamw = torch.optim.AdamW(self.weights, lr=0.0, weight_decay=weight_decay, fused=True)
+        ids = {id(p) for p in spared}
+        decaying, others = (
+            [w for w, p in zip(self.weights, self.parameters, strict=True) if (id(p) in ids) == kept]
+            for kept in (False, True)
+        )
+        groups = [{"params": decaying}, *([{"params": others, "weight_decay": 0.0}] if others else [])]
+        self.adamw = torch.optim.AdamW(groups, lr=0.0, weight_decay=weight_decay, fused=True)
 
     def step(self, learning_rate: float, max_grad_norm: float) -> float:
         """Moves the weights along the gradients of the parameters, which are then dropped.
@@ -69,7 +83,8 @@ class AdapterOptimizer:
                 weight.grad = None if parameter.grad is None else parameter.grad.float()
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights, max_grad_norm))
         if math.isfinite(norm):
-            self.adamw.param_groups[0]["lr"] = learning_rate
+            for group in self.adamw.param_groups:
+                group["lr"] = learning_rate
             self.adamw.step()
             if self.copied:
                 with torch.no_grad():
@@ -100,4 +115,5 @@ class AdapterOptimizer:
 
 def optimizer_of(model: Any, stage: Stage) -> AdapterOptimizer:
     """What moves a model's trainable weights as a stage says."""
-    return AdapterOptimizer(trainable(model), stage.weight_decay)
+    spared = vectors(model) if stage.peft is None else []
+    return AdapterOptimizer(trainable(model), stage.weight_decay, spared=spared)

@@ -22,6 +22,7 @@ from finetune_platform.training.loop import StepLog
 from finetune_platform.training.model import save_adapter, trainable
 from finetune_platform.training.prepare import Prepared
 from finetune_platform.training.tracking import Tracking
+from finetune_platform.training.whole_model import is_whole
 
 EDGE_STEPS = 10
 """`first_loss` and `final_loss` are means over so many steps: batches are sorted by length, so one tells little."""
@@ -47,7 +48,7 @@ def manifest_of(
         base: The model.
         stage: The options.
         run_id: Of the run.
-        prepared: What ran; its adapter is merged into the base weights here, to see whether it answers the same.
+        prepared: What ran; an adapter is merged into the base weights here, to see whether it answers the same.
         restored: Where all steps led.
         mlflow_run_id: Where MLflow has it.
         begins: At which weights, and the stages before.
@@ -90,7 +91,9 @@ def manifest_of(
         device=usage.device,
         mlflow_run_id=mlflow_run_id,
         usage=usage,
-        golden_kept_by_merge=kept_by_merge(prepared.model, prepared.tokenizer, golden),
+        golden_kept_by_merge=None
+        if is_whole(prepared.model)
+        else kept_by_merge(prepared.model, prepared.tokenizer, golden),
         privacy=[*(before.privacy if before else []), *promised],
         searched=begins.searched,
     )

@@ -3,7 +3,8 @@
 Whether the machine is large enough belongs in `capacity.py`.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -55,15 +56,15 @@ def compare_with_separate_rows(forward: Forward, rows: Sequence[TrainRow]) -> di
     device = forward.engine.device
     with _in_float32(model):
         together = forward.supervised_loss(compared)
-        batched = _gradient(model, together)
+        batched = _gradients(model, together)
         alone = sum(
             (full_logits_loss(model, row, device) for row in compared[1:]),
             full_logits_loss(model, compared[0], device),
         )
-        separate = _gradient(model, alone)
+        separate = _gradients(model, alone)
     differences = {
         "loss_difference": abs(together.item() - alone.item()) / abs(alone.item()),
-        "gradient_difference": ((batched - separate).norm() / separate.norm()).item(),
+        "gradient_difference": _norm(a - b for a, b in zip(batched, separate, strict=True)) / _norm(separate),
     }
     if not max(differences.values()) <= TOLERANCE:
         raise PermanentError(
@@ -80,11 +81,16 @@ def _short_rows_of_different_length(rows: Sequence[TrainRow]) -> list[TrainRow]:
     return [by_length[length] for length in sorted(by_length)[:COMPARED_ROWS]]
 
 
-def _gradient(model: Any, loss: "torch.Tensor") -> "torch.Tensor":
+def _gradients(model: Any, loss: "torch.Tensor") -> "list[torch.Tensor]":
     import torch
 
     gradients = torch.autograd.grad(loss, trainable(model), allow_unused=True)
-    return torch.cat([g.flatten() for g in gradients if g is not None])
+    return [g for g in gradients if g is not None]
+
+
+def _norm(parts: "Iterable[torch.Tensor]") -> float:
+    """Of all together; one after the other, for those of a whole model are as large as that."""
+    return math.sqrt(sum(float(part.norm()) ** 2 for part in parts))
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def load(
     available = memory_available(device)
     by_row = data.promised is not None
     memory = plan_memory(model, data.objective, data.plan, data.engine, available, by_row=by_row)
-    require_memory(memory.needed, available, f"{base.name} on {device}")
+    require_memory(memory.needed, available, f"{base.name} on {device}", whole=stage.peft is None)
     if memory.checkpointing:
         report("training: memory is short, so layers are computed again for the gradient (a third more work)")
         forward = forward.checkpointed()

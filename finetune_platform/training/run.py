@@ -256,8 +256,8 @@ def tracked_run(
 ) -> TrackedRun:
     """What MLflow is told of a run before it begins."""
     options = stage.model_dump(mode="json")
-    params = {**options, **{f"peft.{k}": v for k, v in options.pop("peft").items()}}
-    params.pop("peft", None)
+    peft = options.pop("peft") or {"": None}
+    params = {**options, **{f"peft.{k}".rstrip("."): v for k, v in peft.items()}}
     params |= {f"privacy.{k}": v for k, v in (params.pop("privacy") or {}).items()}
     params |= {"base_model": base.name, "base_model_revision": base.revision, "system_prompt": task.system_prompt}
     return TrackedRun(task.name, run_id, params, {"dataset_id": dataset.artifact_id, **tags})

@@ -10,6 +10,7 @@ from finetune_platform.training.batches import Step
 from finetune_platform.training.collate import shared_tokens
 from finetune_platform.training.objectives import Objective
 from finetune_platform.training.rows import TrainRow
+from finetune_platform.training.whole_model import base_of, is_whole
 
 
 class Network(NamedTuple):
@@ -19,9 +20,10 @@ class Network(NamedTuple):
         parameters: Of the base model, all of them.
         matrices: Of them those that every token is multiplied with: embeddings and output layer apart.
         head: Of the output layer, which only supervised tokens go through.
-        adapter: Trained ones.
+        adapter: Trained ones, beside those; none where all are trained.
         attention: Layers times the width of all heads together.
         width: Bytes of a number.
+        frozen: Whether the matrices themselves are not trained.
     """
 
     parameters: int
@@ -30,6 +32,7 @@ class Network(NamedTuple):
     adapter: int
     attention: int
     width: int
+    frozen: bool
 
     @property
     def bytes(self) -> int:
@@ -56,20 +59,21 @@ class Work(NamedTuple):
 
 
 def network_of(model: Any) -> Network:
-    """The figures of a PEFT model, which may be on the `meta` device."""
-    base = model.get_base_model()
+    """The figures of a model to be trained, which may be on the `meta` device."""
+    base, whole = base_of(model), is_whole(model)
     config = base.config.get_text_config()
     embeddings, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
-    parameters = sum(p.numel() for p in base.parameters() if not p.requires_grad)
+    parameters = sum(p.numel() for p in base.parameters() if whole or not p.requires_grad)
     apart = head.numel() if head is embeddings else head.numel() + embeddings.numel()
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Network(
         parameters=parameters,
         matrices=parameters - apart,
         head=head.numel(),
-        adapter=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        adapter=0 if whole else sum(p.numel() for p in model.parameters() if p.requires_grad),
         attention=config.num_hidden_layers * config.num_attention_heads * head_size,
         width=head.element_size(),
+        frozen=not whole,
     )
 
 
@@ -84,9 +88,10 @@ def work_of(
     """Counts a run.
 
     A forward pass multiplies each token with every matrix, a backward pass again for the gradient of what went in: 4N
-    operations for a token, where full training does 6N (Kaplan et al. 2020, section 2.1), since frozen matrices get no
-    gradient of their own; those of the adapter do. Attention adds 12 times layers times width for a pair of tokens
-    that see each other (Chowdhery et al. 2022, appendix B). Only supervised tokens go through the output layer.
+    operations for a token. Where all weights are trained it is 6N (Kaplan et al. 2020, section 2.1): matrices that are
+    not frozen, and those of an adapter, get a gradient of their own. Attention adds 12 times layers times width for a
+    pair of tokens that see each other (Chowdhery et al. 2022, appendix B). Only supervised tokens go through the output
+    layer.
 
     Args:
         network: The model's figures.
@@ -131,7 +136,9 @@ def _forward(network: Network, part: _Counts) -> float:
 
 
 def _backward(network: Network, part: _Counts) -> float:
-    matrices = (network.matrices + 2 * network.adapter) * part.tokens + network.head * part.supervised
+    gradients = 1 if network.frozen else 2
+    matrices = (gradients * network.matrices + 2 * network.adapter) * part.tokens
+    matrices += gradients * network.head * part.supervised
     return 2.0 * matrices + 8.0 * network.attention * part.pairs
 
 

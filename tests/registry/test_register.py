@@ -270,6 +270,27 @@ def test_the_card_tells_what_a_reader_asks(local_chains: ChainFactory, tracking_
         assert told in card, told
 
 
+def test_a_whole_model_is_a_bundle_that_transformers_reads_alone(
+    chains: ChainFactory, tracking_uri: str, tmp_path: Path, base_model: ResolvedModel
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    chain = chains()
+    for name in ("model.safetensors", "config.json"):
+        chain.lake.put(f"{chain.training.path}/adapter/{name}", (base_model.path / name).read_bytes())
+    chain.training.stages[0]["peft"] = None
+    adapter = chain.register(tracking_uri)
+    assert isinstance(adapter, AdapterManifest) and adapter.is_whole
+    bundle_folder = chain.lake.fetch(adapter.path, tmp_path / "bundle")
+    weights = {"adapter_config.json", "adapter_model.safetensors"}
+    assert {p.name for p in bundle_folder.iterdir()} == BUNDLE - weights | {"config.json", "model.safetensors"}
+    model = AutoModelForCausalLM.from_pretrained(bundle_folder, local_files_only=True)
+    assert model.generation_config.max_new_tokens == chain.task.evaluation.max_new_tokens
+    card = (bundle_folder / "card.md").read_text()
+    assert "A whole model: all weights trained, from `tiny`" in card
+    assert "AutoModelForCausalLM.from_pretrained" in card and "PeftModel" not in card and "--enable-lora" not in card
+
+
 def test_a_server_cannot_take_a_local_bundle(local_chains: ChainFactory) -> None:
     with pytest.raises(BadInput, match="refuses model versions in the local folder"):
         local_chains().register("http://127.0.0.1:9")

@@ -33,8 +33,8 @@ ENGINE = Engine(True, "", 2, "cpu")
 class Run:
     """A few steps on the tiny model, with dropout so that the random states matter."""
 
-    def __init__(self, tiny_model, dtype="float32", rate=0.01, dropout=0.2):
-        lora = Lora(r=4, lora_dropout=dropout)
+    def __init__(self, tiny_model, dtype="float32", rate=0.01, dropout=0.2, whole=False):
+        lora = None if whole else Lora(r=4, lora_dropout=dropout)
         self.model, _ = load_for_training(tiny_model, "tiny", lora, dtype=dtype, device="cpu", seed=0)
         self.optimizer = AdapterOptimizer(trainable(self.model), 0.01)
         self.rows = tokenise(examples(20), load_tokenizer(tiny_model), "Name the topic.", 200)

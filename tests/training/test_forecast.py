@@ -34,6 +34,8 @@ def test_a_rate_is_measured_on_the_same_device_and_best_on_the_same_model():
     assert rate_of(HERE, [elsewhere], "tiny").runs == []
     old = finished("tr-0", HERE.name, 1e15).model_copy(update={"code_version": "0"})
     assert rate_of(HERE, [old], "tiny").runs == []
+    whole = finished("tr-0", HERE.name, 1e15).model_copy(update={"stages": [{"peft": None}]})
+    assert rate_of(HERE, [whole], "tiny").runs == [] != rate_of(HERE, [whole], "tiny", whole=True).runs
     other = finished("tr-1", HERE.name, 1e11, "large")
     assert rate_of(HERE, [elsewhere, other], "tiny") == (1e10, ["tr-1"], False)
     same = [finished(f"tr-{n}", HERE.name, n * 1e11) for n in range(2, 9)]

@@ -10,6 +10,7 @@ from finetune_platform.training.loop import StepLog
 
 SAVE_STEPS = 5
 PLACES = ("FINETUNE_HOME", "DATABASE_URL", "TASKS_DIR", "NO_PROXY", "AWS_ENDPOINT_URL", "AWS_REGION")
+ADAPTER = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -18,10 +19,10 @@ def trainer(settings_env, publish_dataset, make_task):
     """Runs the trainer on a lake, until a point where there is one; returns its exit code."""
     published = set()
 
-    def run(lake: Lake, point=None, epochs=4):
+    def run(lake: Lake, point=None, epochs=4, peft=ADAPTER):
         task = make_task(
             num_train_epochs=epochs,
-            peft={"r": 4, "lora_alpha": 8, "lora_dropout": 0.1},
+            peft=peft,
             save_steps=SAVE_STEPS,
             eval_steps=12,
         )
@@ -41,17 +42,18 @@ def curve(lake: Lake):
     return [(e.step, e.loss, e.learning_rate, e.grad_norm, e.validation_loss) for e in entries]
 
 
-def goes_on_after(kills, trainer, lake, tmp_path, epochs):
+def goes_on_after(kills, trainer, lake, tmp_path, epochs, peft=ADAPTER):
     whole = Lake(str(tmp_path / "not-killed"))
-    assert trainer(whole, epochs=epochs) == 0
+    assert trainer(whole, epochs=epochs, peft=peft) == 0
     for point in kills:
-        assert trainer(lake, point, epochs) == -9, point
-    assert trainer(lake, epochs=epochs) == 0
+        assert trainer(lake, point, epochs, peft) == -9, point
+    assert trainer(lake, epochs=epochs, peft=peft) == 0
     assert curve(lake) == curve(whole)
 
 
-def test_a_run_killed_at_four_points_has_the_curve_of_one_that_was_not(trainer, local_lake, tmp_path):
-    goes_on_after(points(4, 24, SAVE_STEPS, seed=0), trainer, local_lake, tmp_path, epochs=3)
+@pytest.mark.parametrize("peft", [ADAPTER, None], ids=["adapter", "all weights"])
+def test_a_run_killed_at_four_points_has_the_curve_of_one_that_was_not(trainer, local_lake, tmp_path, peft):
+    goes_on_after(points(4, 24, SAVE_STEPS, seed=0), trainer, local_lake, tmp_path, epochs=3, peft=peft)
 
 
 @pytest.mark.slow

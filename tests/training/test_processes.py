@@ -44,9 +44,9 @@ def losses(log):
     return [loss for _, *entry, validation in log for loss in (entry[0], validation) if loss is not None]
 
 
-def gradients_of(tiny_model, processes):
+def gradients_of(tiny_model, processes, whole):
     """Each step's gradient, and the curve; without dropout, which differs from process to process."""
-    run = Run(tiny_model, dropout=0.0)
+    run = Run(tiny_model, dropout=0.0, rate=0.001 if whole else 0.01, whole=whole)
     seen, move = [], run.optimizer.step
 
     def step(rate, norm):
@@ -58,15 +58,16 @@ def gradients_of(tiny_model, processes):
     return torch.stack(seen), run.curve
 
 
-def train_joined(tiny_model, folder):
+def train_joined(tiny_model, folder, whole):
     with joined(Launched()) as processes:
-        gradients, log = gradients_of(tiny_model, processes)
+        gradients, log = gradients_of(tiny_model, processes, whole)
         torch.save((gradients, log, processes), folder / f"{processes.rank}.pt")
 
 
-def test_two_processes_have_the_gradient_of_one(tiny_model, tmp_path):
-    assert Company(2, train_joined, tiny_model, tmp_path).codes() == [0, 0]
-    alone, log = gradients_of(tiny_model, ALONE)
+@pytest.mark.parametrize("whole", [False, True], ids=["adapter", "all weights"])
+def test_two_processes_have_the_gradient_of_one(tiny_model, tmp_path, whole):
+    assert Company(2, train_joined, tiny_model, tmp_path, whole).codes() == [0, 0]
+    alone, log = gradients_of(tiny_model, ALONE, whole)
     for rank in (0, 1):
         theirs, their_log, processes = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
         assert processes == (rank, 2)

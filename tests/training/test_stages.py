@@ -34,10 +34,10 @@ def run(local_lake, publish_dataset, tmp_path):
     return start
 
 
-def registered(lake, training) -> AdapterManifest:
-    """The adapter of a run as the registry holds it: its PEFT files in a bundle."""
+def registered(lake, training, adapter_id="ad-000000000001") -> AdapterManifest:
+    """The adapter of a run as the registry holds it: its files in a bundle."""
     adapter = AdapterManifest(
-        artifact_id="ad-000000000001", task=training.task, code_version="1", files={}, summary={}, mlflow_model="",
+        artifact_id=adapter_id, task=training.task, code_version="1", files={}, summary={}, mlflow_model="",
         base_model=training.base_model, base_model_revision=training.base_model_revision, golden=[],
         system_prompt=training.system_prompt, chat_template_sha256=training.chat_template_sha256,
         parents={"curated_dataset": training.parents["curated_dataset"]},

@@ -9,8 +9,10 @@ from finetune_platform.task_training import Lora, Stage
 
 def with_options(stage: Stage, options: Mapping[str, float]) -> Stage:
     """The stage with searched options in place of its own."""
-    own = {name: value for name, value in options.items() if name not in OF_THE_ADAPTER}
-    return stage.model_copy(update={**own, "peft": adapter_with(stage.peft, options)})
+    own: dict[str, Any] = {name: value for name, value in options.items() if name not in OF_THE_ADAPTER}
+    if stage.peft is not None:
+        own["peft"] = adapter_with(stage.peft, options)
+    return stage.model_copy(update=own)
 
 
 def adapter_with(peft: Lora, options: Mapping[str, float]) -> Lora:
