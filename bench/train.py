@@ -5,13 +5,14 @@
     python bench/train.py --data FOLDER --device cuda    # on a GPU; writes bench/results/train_gpu.json
 
 FOLDER holds Banking77's train.csv and test.csv (columns text, category). The adapter is LoRA of rank 16 on all linear
-layers, 16 rows a step, AdamW, the same rates. Once the prompt is short, once it lists 60 of the intents and is the
-same for every row. On a CPU the model is SmolLM2-135M-Instruct and TRL is SFTTrainer with its defaults; on a GPU it is
-a Llama of 1.2 billion random weights (or `--model FOLDER`), and TRL packs without padding and takes flash attention and
-Liger's kernels where they are installed. Both compute in bfloat16 where this machine multiplies it natively, else in
-float32. Each side trains in a process of its own; the validation loss of both adapters is measured by the same code.
-Utilisation is our arithmetic a second over the rate of one large matrix product here. Needs the extra `trl`. `--json`
-prints one object on the last line.
+layers, AdamW, the same rates, the same 32 rows in every step. Once the prompt is short, once it lists 60 of the intents
+and is the same for every row; that once more with 16 rows a step, since we read what rows share once a step. TRL takes
+16 rows a pass on a CPU: 32 long ones do not fit into 24 GiB, and 4 are slower. On a CPU the model is
+SmolLM2-135M-Instruct and TRL is SFTTrainer with its defaults; on a GPU it is a Llama of 1.2 billion random weights (or
+`--model FOLDER`), and TRL packs without padding and takes flash attention and Liger's kernels where they are installed.
+Both compute in bfloat16 where this machine multiplies it natively, else in float32. Each side trains in a process of
+its own; the validation loss of both adapters is measured by the same code. Utilisation is our arithmetic a second over
+the rate of one large matrix product here. Needs the extra `trl`. `--json` prints one object on the last line.
 """
 
 import argparse
@@ -41,15 +42,17 @@ GAINS = {
 QUALITY, UTILISATION = 0.01, 0.45
 """Most relative difference of the validation loss; least share of the matrix rate with a long prompt on a GPU."""
 
-STEPS = {"cpu": (60, 12), "cuda": (100, 60)}
-"""Of the short and of the long comparison."""
+STEPS = {"cpu": (48, 12, 4), "cuda": (100, 60, 20)}
+"""Of each comparison."""
+
+ROWS_A_STEP, TRL_ROWS_A_PASS = 32, {"cpu": 16, "cuda": 32}
 
 
 class Plan(NamedTuple):
     """What one comparison trains on.
 
     Attributes:
-        steps: Of 16 rows, for both.
+        rows_a_step: For both.
         rate: Peak learning rate.
     """
 
@@ -58,6 +61,7 @@ class Plan(NamedTuple):
     rows: list[dict[str, str]]
     validation: list[dict[str, str]]
     steps: int
+    rows_a_step: int = ROWS_A_STEP
     rate: float = 5e-4
 
 
@@ -74,7 +78,7 @@ def main() -> None:
     figures: dict[str, Any] = {"number format": dtype.dtype}
     with tempfile.TemporaryDirectory(prefix="finetune-bench-") as temp:
         base = args.model or base_model(args.device, Path(temp))
-        for plan in plans(args.data, (3, 2) if args.quick else STEPS[args.device]):
+        for plan in plans(args.data, (3, 2, 2) if args.quick else STEPS[args.device]):
             figures |= compared(plan, base, dtype.dtype, args.device, Path(temp))
     targets, met = {}, []
     for name, least in GAINS[args.device].items():
@@ -115,20 +119,22 @@ def random_llama(tokenizer: Path, folder: Path) -> Path:
     return folder
 
 
-def plans(data: Path, steps: tuple[int, int]) -> list[Plan]:
-    """The two comparisons."""
+def plans(data: Path, steps: tuple[int, int, int]) -> list[Plan]:
+    """The comparisons."""
     train, test = (read(data / f"{split}.csv") for split in ("train", "test"))
     intents = sorted({row["category"] for row in train})[:INTENTS]
     chance = random.Random(0)
     chance.shuffle(train)
     chance.shuffle(test)
     few = [row for row in train if row["category"] in intents]
+    fewer = ROWS_A_STEP // 2
     short = "Name the intent of the customer's message."
     long = f"{short} It is one of these: {', '.join(intents)}. Answer with the name alone."
     held, held_few = test[:200], [row for row in test if row["category"] in intents][:200]
     return [
-        Plan("short prompt", short, train[: 16 * steps[0]], held, steps[0]),
-        Plan("long shared prompt", long, few[: 16 * steps[1]], held_few, steps[1]),
+        Plan("short prompt", short, train[: ROWS_A_STEP * steps[0]], held, steps[0]),
+        Plan("long shared prompt", long, few[: ROWS_A_STEP * steps[1]], held_few, steps[1]),
+        Plan(f"long, {fewer} rows a step", long, few[: fewer * steps[2]], held_few, steps[2], fewer),
     ]
 
 
@@ -140,7 +146,8 @@ def read(file: Path) -> list[dict[str, str]]:
 def compared(plan: Plan, base: Path, dtype: str, device: str, folder: Path) -> dict[str, Any]:
     """Both sides of one comparison."""
     file = folder / f"{plan.name}.json"
-    place = {"base": str(base), "dtype": dtype, "device": device, "folder": str(folder)}
+    rows_a_pass = min(TRL_ROWS_A_PASS[device], plan.rows_a_step)
+    place = {"base": str(base), "dtype": dtype, "device": device, "folder": str(folder), "trl_rows_a_pass": rows_a_pass}
     file.write_text(json.dumps({**plan._asdict(), **place}))
     told = {side: run_side(side, file) for side in ("ours", "trl")}
     figures: dict[str, Any] = {}

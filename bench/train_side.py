@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SEED, ROWS_A_STEP = 0, 16
+SEED = 0
 SKIPPED_STEPS = 1
 """The first step builds what later ones find."""
 
@@ -49,10 +49,27 @@ def fresh(plan: dict[str, Any]) -> Any:
     return model
 
 
-def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+def planned(plan: dict[str, Any]) -> tuple[Any, list[Any], list[Any]]:
+    """Our engine, the tokenised rows, and which of them each step takes: both sides take the same."""
     from finetune_platform.training.batches import plan_steps
     from finetune_platform.training.capacity import TOKENS_PER_FORWARD
     from finetune_platform.training.engine import choose_engine
+
+    rows = tokenised(plan, plan["rows"])
+    engine = choose_engine(Path(plan["base"]), rows, 0, plan["device"])
+    steps = plan_steps(
+        engine.shapes(rows),
+        epochs=1,
+        batch_size=plan["rows_a_step"],
+        gradient_accumulation_steps=1,
+        tokens_per_forward=TOKENS_PER_FORWARD[plan["device"]],
+        seed=SEED,
+    )
+    return engine, rows, steps
+
+
+def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from finetune_platform.training.capacity import TOKENS_PER_FORWARD
     from finetune_platform.training.forward import choose_forward
     from finetune_platform.training.loop import train_steps
     from finetune_platform.training.model import save_adapter, trainable
@@ -61,16 +78,8 @@ def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     from finetune_platform.training.random_state import seed_everything
     from finetune_platform.training.work import network_of, work_of
 
-    rows, device = tokenised(plan, plan["rows"]), plan["device"]
-    engine = choose_engine(Path(plan["base"]), rows, 0, device)
-    steps = plan_steps(
-        engine.shapes(rows),
-        epochs=1,
-        batch_size=ROWS_A_STEP,
-        gradient_accumulation_steps=1,
-        tokens_per_forward=TOKENS_PER_FORWARD[device],
-        seed=SEED,
-    )
+    device = plan["device"]
+    engine, rows, steps = planned(plan)
     model = fresh(plan)
     seed_everything(SEED)
     log = list(
@@ -115,7 +124,9 @@ def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             moments.append(time.perf_counter())
 
-    said, on_gpu = [messages(plan, row) for row in plan["rows"]], plan["device"] == "cuda"
+    _, _, steps = planned(plan)
+    in_order = [plan["rows"][number] for step in steps for batch in step.batches for number in batch]
+    said, on_gpu = [messages(plan, row) for row in in_order], plan["device"] == "cuda"
     flash, liger = (on_gpu and find_spec(name) is not None for name in ("flash_attn", "liger_kernel"))
     attention = "flash_attention_2" if flash else "sdpa"
     trainer = SFTTrainer(
@@ -125,7 +136,8 @@ def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
         args=SFTConfig(
             output_dir=str(folder / "trainer"),
             max_steps=plan["steps"],
-            per_device_train_batch_size=ROWS_A_STEP,
+            train_sampling_strategy="sequential",
+            per_device_train_batch_size=plan["rows_a_step"],
             learning_rate=plan["rate"],
             lr_scheduler_type="cosine",
             warmup_steps=max(1, plan["steps"] // 10),
@@ -151,8 +163,8 @@ def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     trainer.save_model(str(folder))
     seconds = sum(end - start for start, end in zip(moments[::2], moments[1::2], strict=True))
     seconds -= sum(moments[2 * i + 1] - moments[2 * i] for i in range(SKIPPED_STEPS))
-    rows = ROWS_A_STEP * (plan["steps"] - SKIPPED_STEPS)
-    settings = {"attention": attention, "padding_free": flash, "liger": liger}
+    rows = plan["rows_a_step"] * (plan["steps"] - SKIPPED_STEPS)
+    settings = {"attention": attention, "padding_free": flash, "liger": liger, "rows a pass": plan["trl_rows_a_pass"]}
     return {"steps": plan["steps"], "rows_per_second": round(rows / seconds, 3), "settings": settings}
 
 

@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 from finetune_platform.errors import PermanentError, StorageFailed
 from finetune_platform.lake import Lake
 from finetune_platform.training.batches import Step
+from finetune_platform.training.collate import shared_tokens
 from finetune_platform.training.engine import Engine
 from finetune_platform.training.loss import LOGITS_AT_ONCE
 from finetune_platform.training.model import trainable
 from finetune_platform.training.objectives import Objective
+from finetune_platform.training.packed_attention import SCORES_AT_MOST
+from finetune_platform.training.rows import TrainRow
 from finetune_platform.training.whole_model import base_of, is_whole
 
 TOKENS_PER_FORWARD = {"cpu": 2048, "cuda": 8192}
@@ -58,11 +61,11 @@ def memory_needed(
 ) -> int:
     """Bytes that the largest forward and backward pass takes beyond the loaded model, estimated from its shape.
 
-    Each layer keeps about ten vectors of the hidden size and four of the intermediate size for a token; logits exist
-    three times in float32 (logits, softmax, gradient), of so many tokens at a time; a trainable weight has a gradient
-    and what the optimizer keeps of it, both once more in float32 where its own format is shorter. An output layer that
-    is trained has two more gradients for a moment, which are added up. Gradients of single rows take two more times 4
-    bytes for each of the rows.
+    Each layer keeps about ten vectors of the hidden size and four of the intermediate size for a token, and fused
+    layers in 16 bits the scores of their attention; logits exist three times in float32 (logits, softmax, gradient), of
+    so many tokens at a time; a trainable weight has a gradient and what the optimizer keeps of it, both once more in
+    float32 where its own format is shorter. An output layer that is trained has two more gradients for a moment, which
+    are added up. Gradients of single rows take two more times 4 bytes for each of the rows.
 
     Args:
         model: To be trained.
@@ -84,10 +87,21 @@ def memory_needed(
         tokens = engine.tokens(rows)
         supervised = min(sum(row.supervised for row in rows), LOGITS_AT_ONCE)
         own = len(rows) * weights * 8 if by_row else 0
-        largest = max(largest, tokens * per_token + supervised * config.vocab_size * 12 + own)
+        scores = (1 if checkpointing else layers) * _scores_bytes(rows, tokens, engine, config, width)
+        largest = max(largest, tokens * per_token + supervised * config.vocab_size * 12 + own + scores)
     in_float32 = 0 if width == 4 else 4  # of the gradient; the weights' own copy counts among what is kept
     output = base_of(model).get_output_embeddings().weight.numel() if is_whole(model) else 0
     return largest + weights * (width + in_float32 + _kept_bytes(width)) + 2 * output * width
+
+
+def _scores_bytes(rows: Sequence[TrainRow], tokens: int, engine: Engine, config: Any, width: int) -> int:
+    """What a fused layer keeps of its attention's scores."""
+    if engine.device != "cpu" or not engine.packs or width > 2:
+        return 0
+    shared = shared_tokens(rows)
+    longest = max(max(row.inputs, 1) - shared for row in rows)
+    scores = (shared * tokens + len(rows) * longest**2) * config.num_attention_heads
+    return scores * width if scores <= SCORES_AT_MOST else 0
 
 
 def _kept_bytes(width: int) -> int:

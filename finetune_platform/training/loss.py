@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from finetune_platform.training.fused.decoder import FusedDecoder
 
-LOGITS_AT_ONCE = 1024
-"""Supervised tokens whose logits are in memory at a time; those of more are computed again for the gradient."""
+LOGITS_AT_ONCE = 512
+"""Supervised tokens whose logits are in memory at a time; those of a trained output layer are computed again for the
+gradient."""
 
 
 def log_probs(model: Any, batch: Batch, fused: "FusedDecoder | None" = None) -> "torch.Tensor":
@@ -40,9 +41,13 @@ def log_probs(model: Any, batch: Batch, fused: "FusedDecoder | None" = None) -> 
     else:
         hidden = _last_hidden(base.get_decoder(), batch).flatten(0, 1).index_select(0, batch.positions)
     head = base.get_output_embeddings()
-    if len(hidden) <= LOGITS_AT_ONCE:
+    parts = list(zip(hidden.split(LOGITS_AT_ONCE), batch.targets.split(LOGITS_AT_ONCE), strict=True))
+    if type(head) is torch.nn.Linear and not any(weight.requires_grad for weight in head.parameters()):
+        from finetune_platform.training.frozen_head import FrozenHead
+
+        return torch.cat([FrozenHead.apply(part, head.weight, head.bias, targets) for part, targets in parts])
+    if len(parts) == 1:
         return _of_targets(head, hidden, batch.targets)
-    parts = zip(hidden.split(LOGITS_AT_ONCE), batch.targets.split(LOGITS_AT_ONCE), strict=True)
     return torch.cat([checkpoint(_of_targets, head, part, targets, use_reentrant=False) for part, targets in parts])
 
 

@@ -9,9 +9,9 @@ from finetune_platform.inference.decoder import MODEL_TYPES
 from finetune_platform.training.collate import packed
 from finetune_platform.training.engine import Engine
 from finetune_platform.training.forward import choose_forward
-from finetune_platform.training.fused import attention as fused_attention
-from finetune_platform.training.fused.attention import Heads
+from finetune_platform.training.fused import attention, dense_attention, flash_attention
 from finetune_platform.training.fused.decoder import FusedDecoder, against_fusing
+from finetune_platform.training.fused.heads import Heads
 from finetune_platform.training.loss import supervised_loss
 from finetune_platform.training.model import trainable
 from finetune_platform.training.packed_attention import layout_of, seeing
@@ -87,24 +87,41 @@ def test_any_packing_has_the_loss_and_gradient_of_transformers(llama, prefix, ow
 
 
 @pytest.mark.parametrize("prefix", [0, 9])
-def test_attention_is_the_softmax_over_what_a_token_sees_however_large_the_scores(prefix):
+@pytest.mark.parametrize("kind", [dense_attention, flash_attention])
+def test_attention_is_the_softmax_over_what_a_token_sees_however_large_the_scores(kind, prefix):
     """In float64, where rounding cannot hide a mistake. Short rows are filled up with tokens of another's scores."""
     heads, lengths = Heads(6, 2, 8, 0.3), [2, 19, 3]
     total = prefix + sum(lengths)
     layout = layout_of(prefix, lengths, total, "cpu")
     torch.manual_seed(0)
     qkv = (30 * torch.randn(total, 10, 8, dtype=torch.float64)).requires_grad_()
-    attended = fused_attention.forward(qkv.detach(), layout, heads)
-    gradient = torch.randn_like(attended.out)
-    ours = fused_attention.backward(gradient, qkv.detach(), attended, layout, heads)
+    out, kept = kind.forward(qkv.detach(), layout, heads)
+    gradient = torch.randn_like(out)
+    ours = kind.backward(gradient, qkv.detach(), out, kept, layout, heads)
     q, k, v = qkv.transpose(0, 1).split([6, 2, 2])
     scores = 0.3 * q @ k.repeat_interleave(3, 0).transpose(1, 2)
     place = torch.arange(total)
     sees = seeing(prefix, lengths, total, "cpu")(None, None, place[:, None], place[None, :])
     expected = (scores.masked_fill(~sees, -torch.inf).softmax(-1) @ v.repeat_interleave(3, 0)).transpose(0, 1)
-    torch.testing.assert_close(attended.out, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
     (theirs,) = torch.autograd.grad(expected, qkv, gradient)
     assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-6
+
+
+def test_bfloat16_scores_are_written_out_unless_they_are_many(llama, monkeypatch):
+    """The same loss both ways, to bfloat16's rounding; float32 is always flash."""
+    rows, taken = rows_of(25, [7, 12, 3], 1), []
+    for kind in (dense_attention, flash_attention):
+        forward = kind.forward
+        monkeypatch.setattr(kind, "forward", lambda *args, kind=kind, to=forward: taken.append(kind) or to(*args))
+    exact = supervised_loss(llama, packed(rows, 0, "cpu"), FusedDecoder(llama)).item()
+    short = adapted("llama").to(torch.bfloat16)
+    losses = []
+    for most in (attention.SCORES_AT_MOST, 10):
+        monkeypatch.setattr(attention, "SCORES_AT_MOST", most)
+        losses.append(supervised_loss(short, packed(rows, 0, "cpu"), FusedDecoder(short)).item())
+    assert taken == [flash_attention] * 4 + [dense_attention] * 4 + [flash_attention] * 4
+    assert losses == pytest.approx([exact, exact], rel=0.02)
 
 
 @pytest.mark.parametrize("modules", [["q_proj", "v_proj"], ["down_proj"], ["k_proj", "up_proj", "o_proj"]])
@@ -114,7 +131,7 @@ def test_layers_without_an_adapter_are_computed_as_they_are(modules):
 
 
 def test_rank_stabilised_lora_scales_as_peft_does():
-    loss, gradient = compared(adapted("llama", use_rslora=True), rows_of(11, [5, 8], 0))
+    loss, gradient = compared(adapted("llama", use_rslora=True, lora_alpha=3), rows_of(11, [5, 8], 0))
     assert loss < 1e-5 and gradient < 1e-5
 
 

@@ -6,7 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from finetune_platform.inference.decoder import MODEL_TYPES
-from finetune_platform.training.fused.attention import Heads
+from finetune_platform.training.fused.heads import Heads
 from finetune_platform.training.fused.layer import Layer, Norm, Rotation
 from finetune_platform.training.fused.products import Product
 from finetune_platform.training.packed_attention import Layout

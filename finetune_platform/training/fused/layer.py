@@ -9,7 +9,8 @@ import torch
 from torch.nn.functional import silu
 
 from finetune_platform.training.fused import attention
-from finetune_platform.training.fused.attention import Attended, Heads
+from finetune_platform.training.fused.attention import Attended
+from finetune_platform.training.fused.heads import Heads
 from finetune_platform.training.fused.products import Product
 from finetune_platform.training.packed_attention import Layout
 
@@ -27,8 +28,7 @@ class Norm(NamedTuple):
         if x.dtype == torch.float32:
             return torch.mul(x, factor, out=out).mul_(self.weight), factor
         # As transformers does: the product in float32, its result in the model's format, then the weight.
-        normed = (x.float() * factor).to(x.dtype).mul_(self.weight)
-        return (normed if out is None else out.copy_(normed)), factor
+        return torch.mul((x.float() * factor).to(x.dtype), self.weight, out=out), factor
 
     def backward(self, gradient: torch.Tensor, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         """The gradient of `x`."""
@@ -112,35 +112,48 @@ class _LayerFunction(torch.autograd.Function):
         _, second = layer.before_mlp.forward(middle, asked[:, : x.shape[1]])
         both = layer.gate_and_up.forward(asked)
         gate, up = both.chunk(2, -1)
-        answered = layer.down.room(len(middle), middle)
-        torch.mul(silu(gate), up, out=answered[:, : gate.shape[1]])
+        answered, opened = layer.down.room(len(middle), middle), silu(gate)
+        torch.mul(opened, up, out=answered[:, : gate.shape[1]])
         out = layer.down.forward(answered).add_(middle)
         ctx.layer, ctx.rotation, ctx.layout, ctx.kept = layer, rotation, layout, kept
         ctx.save_for_backward(
-            x, read, factor, qkv, *attended, told, middle, asked, second, both, answered, unnormed, of_heads
+            x,
+            read,
+            factor,
+            qkv,
+            told,
+            middle,
+            asked,
+            second,
+            both,
+            opened,
+            answered,
+            unnormed,
+            of_heads,
+            attended.out,
+            *attended.kept,
         )
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         layer: Layer = ctx.layer
-        x, read, factor, qkv, out, logs, told, middle, asked, second, both, answered, unnormed, of_heads = (
+        x, read, factor, qkv, told, middle, asked, second, both, opened, answered, unnormed, of_heads, out, *kept = (
             ctx.saved_tensors
         )
         gate, up = both.chunk(2, -1)
         hidden, of_down = layer.down.backward(gradient, answered)
         gate_and_up = torch.empty_like(both)
         to_gate, to_up = gate_and_up.chunk(2, -1)
-        torch.mul(hidden, silu(gate), out=to_up)
-        to_gate.copy_(torch.ops.aten.silu_backward(hidden.mul_(up), gate))
+        torch.mul(hidden, opened, out=to_up)
+        torch.ops.aten.silu_backward.grad_input(hidden.mul_(up), gate, grad_input=to_gate)
         back, of_gate_and_up = layer.gate_and_up.backward(gate_and_up, asked)
         at_middle = layer.before_mlp.backward(back, middle, second).add_(gradient)
         back, of_out = layer.out.backward(at_middle, told)
         if ctx.kept is not None:
             back = x.new_zeros(len(x), back.shape[1]).index_copy_(0, ctx.kept, back)
             at_middle = torch.zeros_like(x).index_copy_(0, ctx.kept, at_middle)
-        attended = Attended(out, logs)
-        back = attention.backward(back.view_as(out), qkv, attended, ctx.layout, layer.heads)
+        back = attention.backward(back.view_as(out), qkv, Attended(out, kept), ctx.layout, layer.heads)
         _turned_back(layer, back, ctx.rotation, unnormed, of_heads)
         back, of_qkv = layer.queries_keys_values.backward(back.flatten(1), read)
         at_input = layer.before_attention.backward(back, x, factor).add_(at_middle) if ctx.needs_input_grad[0] else None
