@@ -40,6 +40,10 @@ def test_a_search_is_read_with_its_values_as_the_stage_has_them(task_file):
             r"search.r: stages[1] trains the adapter of the stage before on",
         ),
         (
+            {"training": {"search": {"minutes": 1, "r": [8, 16]}, "stages": [{"peft": None}]}},
+            "search.r: stages[0].peft: null has no adapter",
+        ),
+        (
             {"training": {"search": {"minutes": 1, "r": [8, 16]}}, "retraining": {"warm_start": {}}},
             "training.search.r: with retraining.warm_start training begins at the champion",
         ),

@@ -3,6 +3,7 @@
 The checks themselves belong in `preflight.py` and `capacity.py`; the steps in `loop.py`.
 """
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +150,7 @@ def load(
         StorageFailed: The disk is too small.
     """
     device = training_device()
+    _let_go(device)
     model, precision = load_for_training(
         base.path, base.name, stage.peft, dtype=stage.dtype, device=device, seed=stage.seed
     )
@@ -181,6 +183,16 @@ def load(
         "memory_available_bytes": available,
     }
     return Prepared(forward, tokenizer, precision, device, data, preflight)
+
+
+def _let_go(device: str) -> None:
+    """Gives back the memory of what this process trained before, a stage or a trial: what is free is measured next."""
+    import torch
+
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def read_data(

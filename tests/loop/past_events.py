@@ -4,7 +4,7 @@ from finetune_platform.database import Database
 from finetune_platform.evaluation.evidence import ArmEvidence, BenchmarkEvidence, Evidence, Value
 from finetune_platform.evaluation.usage import Usage
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DriftManifest, EvaluationManifest, Manifest, TrainingManifest
+from finetune_platform.manifests import DriftManifest, EvaluationManifest, Manifest, SearchRecord, TrainingManifest
 
 NOON = "2026-01-01T12:00:00+00:00"
 
@@ -19,12 +19,19 @@ def an_alarm(lake: Lake, database: Database, task: str, headline: str = "drift s
     return report
 
 
-def a_training(lake: Lake, database: Database, task: str, seconds: float) -> None:
+def a_training(
+    lake: Lake,
+    database: Database,
+    task: str,
+    seconds: float,
+    run: str = "tr-1",
+    searched: SearchRecord | None = None,
+) -> None:
     manifest = TrainingManifest(
-        artifact_id="tr-1", task=task, code_version="1", base_model="tiny", base_model_revision="r1", system_prompt="",
+        artifact_id=run, task=task, code_version="1", base_model="tiny", base_model_revision="r1", system_prompt="",
         chat_template_sha256="c" * 64, stages=[], steps=1, train_rows=1, supervised_tokens=1, trainable_parameters=1,
         first_loss=1.0, final_loss=1.0, validation_loss=None, train_seconds=seconds, rows_per_second=1.0, preflight={},
-        golden=[], versions={}, device="cpu",
+        golden=[], versions={}, device="cpu", searched=searched,
     )  # fmt: skip
     _record(lake, database, manifest, "trained_adapter")
 

@@ -13,6 +13,7 @@ from finetune_platform.labeling.answering import Annotation, annotate
 from finetune_platform.labeling.retraining import permit
 from finetune_platform.lake import Lake
 from finetune_platform.loop.money import return_of, spent_of
+from finetune_platform.manifests import SearchRecord
 from finetune_platform.task import Task
 from finetune_platform.task_file import load_task
 
@@ -53,6 +54,13 @@ def test_hours_answers_and_calls_of_thirty_days_at_their_prices(
     assert (spent.total, spent.currency, spent.left) == (3.0, "EUR", 2.0)
     later = spent_of(task, local_lake, database, NOW + timedelta(days=29, hours=1))
     assert later.judge_calls == 0 and later.total == 2.5
+
+
+def test_a_search_for_options_counts_once_among_the_hours(local_lake: Lake, database: Database, task: Task) -> None:
+    search = SearchRecord(search="se-1", stage=0, trials=8, seconds=3600, chosen={"r": 8})
+    a_training(local_lake, database, TASK, seconds=1800, searched=search)
+    a_training(local_lake, database, TASK, seconds=900, run="tr-2", searched=search)
+    assert spent_of(task, local_lake, database).training_hours == 1.75
 
 
 def test_the_judge_counts_against_the_monthly_budget(local_lake: Lake, database: Database, task: Task) -> None:

@@ -10,8 +10,10 @@ from company import Company
 from killed_trainer import Point, run_until
 from mlflow import MlflowClient
 from test_killed import KEYS, PLACES
+from test_stages import every_kind
 from ticket_rows import examples
 
+from finetune_platform.assets.trained_adapter import _metadata as metadata_of
 from finetune_platform.errors import BadInput, PermanentError
 from finetune_platform.lake import Lake
 from finetune_platform.manifests import TrainingManifest
@@ -75,6 +77,8 @@ def test_the_options_with_the_lowest_loss_are_trained_and_every_trial_can_be_see
         assert trial.steps == 24 and trial.steps_done == rungs[len(trial.measured) - 1]
         assert (trial.state == "complete") == (len(trial.measured) == 3)
     assert lake.get(f"{found.path}/trials.svg").startswith(b"<?xml")
+    shown = metadata_of(trained, lake, "sqlite://")["search/trials"].value.records
+    assert [row.data["state"] for row in shown][best.number - 1] == "chosen" and len(shown) == 5
 
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     parent = client.get_run(found.mlflow_run_id)
@@ -174,6 +178,41 @@ def test_without_optuna_or_rows_to_compare_on_nothing_is_begun(train, local_lake
         train(local_lake)
     assert train.lines == []
     assert train(local_lake, search=None).steps == 24, "others need it not"
+
+
+def test_a_whole_model_is_searched_for_like_an_adapter(train, local_lake):
+    search = {"minutes": 30, "trials": 3, "learning_rate": [1e-5, 1e-2], "weight_decay": [0.0, 0.1]}
+    trained = train(local_lake, search=search, peft=None, num_train_epochs=1)
+    found = found_by(local_lake, trained)
+    assert trained.is_whole and trained.validation_loss == found.trials[found.best - 1].measured[-1]
+
+
+@pytest.mark.parametrize("searched", [0, 1])
+def test_in_a_chain_one_stage_is_searched_and_all_have_its_adapter(
+    publish_dataset, make_task, local_lake, tmp_path, searched
+):
+    dataset = publish_dataset(local_lake, every_kind(60))
+    (sft,) = make_task(num_train_epochs=1).training.stages
+    stages = [sft, sft.model_copy(update={"method": "dpo"})]
+    what = [{"r": [4, 8], "lora_alpha": [8.0, 64.0]}, {"learning_rate": [0.001, 0.1], "num_train_epochs": [1, 2]}]
+    search = Search(minutes=30, trials=3, stage=searched, **what[searched])
+    task = make_task().model_copy(update={"training": Training(stages=stages, search=search)})
+    surroundings = Surroundings(tmp_path / "work", f"sqlite:///{tmp_path / 'mlflow.db'}", lambda line: None)
+    last = run_training(task, dataset, local_lake, tmp_path, surroundings)
+    found = found_by(local_lake, last)
+    assert found.stage == searched and last.searched and last.searched.chosen == found.chosen
+    runs = [TrainingManifest.path_of(task.name, stage["training_run"]) for stage in last.stages]
+    first, second = (local_lake.manifest(TrainingManifest, path) for path in runs)
+    assert first.stages[0]["peft"] == second.stages[1]["peft"]
+    best = found.trials[found.best - 1]
+    if searched == 0:
+        assert (first.stages[0]["peft"]["r"], first.stages[0]["peft"]["lora_alpha"]) == tuple(found.chosen.values())
+        assert first.validation_loss == best.measured[-1]
+    else:
+        assert "search" not in first.parents and found.parents["training_run"] == first.artifact_id
+        assert second.stages[1]["learning_rate"] == found.chosen["learning_rate"]
+        # The reference of all trials is the model where the stage begins, computed once.
+        assert second.validation_loss == best.measured[-1]
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ Which options and whether it is behind is decided by who asks; steps, losses and
 own run, so that a whole trial has the loss which that run will have.
 """
 
-import gc
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,7 +78,6 @@ def run_trial(
         Stopped: `stop` said so, at this process or another.
         PermanentError: The trial failed, at every process alike.
     """
-    _let_go(ground.device)
     data = ground.data._replace(plan=plan_of(stage, ground.data.objective, ground.device))
     held_out, plan = data.held_out, data.plan
     assert held_out is not None
@@ -141,15 +139,6 @@ def _load(ground: Ground, stage: Stage, data: Data, processes: Processes) -> Pre
         raise failed[0]
     assert prepared is not None
     return prepared
-
-
-def _let_go(device: str) -> None:
-    """Gives back the memory of the trial before: the next one's is measured."""
-    import torch
-
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _silent(line: str) -> None:
