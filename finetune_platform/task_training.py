@@ -25,6 +25,21 @@ class Lora(Strict):
     use_dora: bool = False
 
 
+class Quantization(Strict):
+    """How the frozen base model is held in training, by the names of transformers' BitsAndBytesConfig.
+
+    Defaults are those of QLoRA (Dettmers et al. 2023), not transformers'. What is computed with is the stage's `dtype`.
+    """
+
+    load_in_4bit: Literal[True]
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = True
+
+    @property
+    def in_words(self) -> str:
+        return f"{self.bnb_4bit_quant_type}{', scales quantised too' if self.bnb_4bit_use_double_quant else ''}"
+
+
 Method = Literal["cpt", "sft", "dpo", "orpo", "kto"]
 
 KIND_OF: dict[Method, Kind] = {
@@ -64,6 +79,7 @@ class Stage(Strict):
     beta: float = Field(default=0.1, gt=0)
     desirable_weight: float = Field(default=1.0, gt=0)
     undesirable_weight: float = Field(default=1.0, gt=0)
+    quantization: Quantization | None = None
     privacy: DifferentialPrivacy | None = None
 
     @model_validator(mode="after")
@@ -80,6 +96,15 @@ class Stage(Strict):
                 )
             if self.peft.use_dora:
                 raise ValueError("privacy: with use_dora the gradient of one row is not known; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def only_what_is_frozen_is_quantised(self) -> "Stage":
+        if self.quantization is not None and self.peft is None:
+            raise ValueError(
+                "quantization: holds the weights that an adapter leaves alone, and with peft: null none are; leave one "
+                "of them out"
+            )
         return self
 
     @property
@@ -105,6 +130,11 @@ class Training(Strict):
                 raise ValueError(
                     f"stages[{number}].peft differs from stages[0].peft: stages go on with the same weights, those of "
                     "one adapter or (null) all, so write the same in every stage"
+                )
+            if stage.quantization != self.stages[0].quantization:
+                raise ValueError(
+                    f"stages[{number}].quantization differs from stages[0].quantization: the adapter would learn "
+                    "beside one base model and go on beside another, so write the same in all"
                 )
         return self
 

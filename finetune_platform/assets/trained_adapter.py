@@ -101,6 +101,7 @@ def _metadata(training: TrainingManifest, lake: Lake, tracking_uri: str) -> dict
         "device": training.device,
         **(training.usage.in_words() if training.usage else {}),
         **_merge(training),
+        **({"base in 4 bits, as served": told} if (told := training.served_in_words) else {}),
         "preflight": MetadataValue.json(training.preflight),
         **_privacy(training),
         **_search(training, lake),

@@ -98,6 +98,11 @@ def _training(training: TrainingManifest) -> str:
         took += (
             f"{training.golden_kept_by_merge} of {len(training.golden)} golden prompts keep their tokens in a merge.\n"
         )
+    if training.served_in_words is not None:
+        took += (
+            "The base model was held in 4 bits in training; the adapter is evaluated and served beside the whole one: "
+            f"{training.served_in_words}.\n"
+        )
     return f"""## Training
 
 {training.train_rows:,} rows, {training.supervised_tokens:,} supervised tokens, {training.steps:,} steps,

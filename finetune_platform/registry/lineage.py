@@ -152,6 +152,8 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
                 facts["options"] = manifest.searched.in_words
             if manifest.privacy:
                 facts["privacy"] = "; ".join(f"(epsilon, delta) = {one.in_words}" for one in manifest.privacy)
+            if told := manifest.served_in_words:
+                facts["base in 4 bits, as served"] = told
             return {**facts, "device": manifest.device, **run}
         case DatasetManifest():
             return {**{name: split.rows for name, split in manifest.splits.items()}, "rejected": manifest.rejected}

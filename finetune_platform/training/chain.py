@@ -15,6 +15,7 @@ from finetune_platform.task_labeling import WarmStart
 from finetune_platform.task_training import Stage
 from finetune_platform.training.beginning import FRESH, after_stage, at_adapter, expect_same_base, expect_same_kind
 from finetune_platform.training.processes import ALONE, Processes
+from finetune_platform.training.quantised import require_bitsandbytes
 from finetune_platform.training.replay import earlier_rows
 from finetune_platform.training.run import run_stage
 from finetune_platform.training.search.options import with_options
@@ -52,6 +53,7 @@ def run_training(
         Stopped: `surroundings.stop` said so; the same call goes on from there.
         FinetuneError: Naming what to change; checkpoints are kept.
     """
+    require_bitsandbytes(task.training.stages)
     search = task.training.search
     if search is not None:
         require_optuna()

@@ -106,7 +106,8 @@ def forecast(
     Raises:
         BadInput: As the run itself would.
     """
-    rate = rate_of(device, measured, base.name, whole=task.training.stages[0].peft is None)
+    first = task.training.stages[0]
+    rate = rate_of(device, measured, base.name, whole=first.peft is None, quantised=first.quantization is not None)
     planned, search = list(task.training.stages), task.training.search
     if search is not None:
         planned[search.stage] = most_demanding(search, planned[search.stage])
@@ -122,7 +123,14 @@ def forecast(
     return found._replace(cost=price and found.seconds / 3600 * price)
 
 
-def rate_of(device: Device, measured: Sequence[TrainingManifest], base_model: str, *, whole: bool = False) -> Rate:
+def rate_of(
+    device: Device,
+    measured: Sequence[TrainingManifest],
+    base_model: str,
+    *,
+    whole: bool = False,
+    quantised: bool = False,
+) -> Rate:
     """The rate of the newest runs on the device, those of the same base model where there are some.
 
     Args:
@@ -130,9 +138,11 @@ def rate_of(device: Device, measured: Sequence[TrainingManifest], base_model: st
         measured: Finished runs, oldest first.
         base_model: To be trained.
         whole: Whether all of its weights are; adapters go another way through a CPU.
+        quantised: Whether its weights are held in 4 bits, which takes longer.
     """
     # Another version of the training code may be several times as fast.
-    ours = [run for run in measured if run.code_version == TRAINING_VERSION and run.is_whole == whole]
+    ours = [run for run in measured if run.code_version == TRAINING_VERSION]
+    ours = [run for run in ours if run.is_whole == whole and _in_4_bits(run) == quantised]
     here = [run for run in ours if run.usage is not None and _ran_on(device, run.usage.device)]
     same = [run for run in here if run.base_model == base_model]
     chosen = (same or here)[-RUNS:]
@@ -141,6 +151,10 @@ def rate_of(device: Device, measured: Sequence[TrainingManifest], base_model: st
     if not rates:
         return Rate(device.flops * ASSUMED_SHARE[device.kind], [], False)
     return Rate(statistics.median(rates), [run.artifact_id for run in chosen], bool(same))
+
+
+def _in_4_bits(run: TrainingManifest) -> bool:
+    return any(stage.get("quantization") for stage in run.stages)
 
 
 def _ran_on(device: Device, name: str) -> bool:
@@ -161,7 +175,7 @@ def _stage(
     tokenizer = load_tokenizer(base.path)
     data = read_data(lake, dataset, base, tokenizer, stage, task.system_prompt, device.kind, report)
     model = skeleton(base.path, base.name, stage.peft, choose_precision(stage.dtype, device.kind).dtype)
-    network = network_of(model)
+    network = network_of(model, stage.quantization)
     work = work_of(network, data.plan, data.objective, data.engine.packs, data.held_out, stage.eval_steps)
     return StageForecast(
         stage.method,
@@ -183,4 +197,4 @@ def _stage(
 
 def _reading(network: Network, work: Work, device: Device) -> float:
     """Seconds that only reading the weights takes, once forward and once backward a pass."""
-    return 0.0 if device.bandwidth is None else 2 * work.passes * network.bytes / device.bandwidth
+    return 0.0 if device.bandwidth is None else 2 * work.passes * network.read / device.bandwidth

@@ -9,6 +9,7 @@ from finetune_platform.training.collate import Batch
 from finetune_platform.training.engine import Engine
 from finetune_platform.training.loss import log_probs, supervised_loss
 from finetune_platform.training.packed_attention import as_packed
+from finetune_platform.training.quantised import in_4_bits
 from finetune_platform.training.rows import TrainRow
 from finetune_platform.training.whole_model import base_of, is_whole
 
@@ -55,9 +56,15 @@ def choose_forward(model: Any, engine: Engine) -> Forward:
     """
     from finetune_platform.training.fused.decoder import FusedDecoder, against_fusing
 
-    # Fused layers have no gradient for the weights that an adapter leaves alone.
-    all_trained = "all weights are trained" if is_whole(model) else None
-    against = "rows are padded" if not engine.packs else all_trained or against_fusing(model)
+    if not engine.packs:
+        against: str | None = "rows are padded"
+    elif is_whole(model):
+        # Fused layers have no gradient for the weights that an adapter leaves alone.
+        against = "all weights are trained"
+    elif in_4_bits(base_of(model)):
+        against = "the base model is in 4 bits"
+    else:
+        against = against_fusing(model)
     if against:
         return Forward(model, engine, None, f"layers are transformers' own: {against}")
     return Forward(model, engine, FusedDecoder(model), "each layer is one operation, its gradient by hand")

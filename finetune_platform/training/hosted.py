@@ -66,6 +66,11 @@ def expect_plain_sft(task: Task, warm_start: str | None, place: str) -> None:
             f"training.stages[0].privacy: {place} has no differentially private training",
             "train elsewhere: launcher.place",
         )
+    if stages[0].quantization is not None:
+        raise BadInput(
+            f"training.stages[0].quantization: {place} decides itself how it holds its model",
+            "leave it out, or train elsewhere: launcher.place",
+        )
     if warm_start is not None:
         raise BadInput(
             f"retraining.warm_start: {warm_start} is an adapter of ours, and {place} cannot begin at it",

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from finetune_platform.errors import BadInput
 from finetune_platform.inference.precision import Precision, choose_precision
 from finetune_platform.storage_errors import disk_failures
-from finetune_platform.task_training import Lora
+from finetune_platform.task_training import Lora, Quantization
+from finetune_platform.training.quantised import load_in_4_bits
 from finetune_platform.training.whole_model import is_whole, restore_whole, save_whole
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -34,6 +35,7 @@ def load_for_training(
     dtype: Literal["auto", "bfloat16", "float32"],
     device: str,
     seed: int,
+    quantization: Quantization | None = None,
 ) -> tuple[Any, Precision]:
     """A PEFT model whose adapter is new, or a model all of which is trained, and the number format it computes in.
 
@@ -46,9 +48,10 @@ def load_for_training(
         dtype: As in the task file.
         device: `cuda` or `cpu`.
         seed: Of the adapter's first weights.
+        quantization: How the base model's weights are held; None: in the number format.
 
     Raises:
-        BadInput: `target_modules` name no layer of this model.
+        BadInput: `target_modules` name no layer of this model, or its weights cannot be held so.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -56,14 +59,16 @@ def load_for_training(
 
     logging.disable_progress_bar()
     precision = choose_precision(dtype, device)
-    base = AutoModelForCausalLM.from_pretrained(
-        base_model,
-        dtype=getattr(torch, precision.dtype),
-        local_files_only=True,
-        attn_implementation="sdpa",
-        use_safetensors=True,
-    )
-    base.to(device)
+    loading: dict[str, Any] = {
+        "dtype": getattr(torch, precision.dtype),
+        "local_files_only": True,
+        "attn_implementation": "sdpa",
+        "use_safetensors": True,
+    }
+    if quantization is None:
+        base = AutoModelForCausalLM.from_pretrained(base_model, **loading).to(device)
+    else:
+        base = load_in_4_bits(base_model, quantization, device, **loading)
     torch.manual_seed(seed)
     return base if lora is None else _with_adapter(base, base_model_name, lora), precision
 

@@ -17,10 +17,11 @@ from finetune_platform.training import TRAINING_VERSION
 from finetune_platform.training.beginning import Beginning
 from finetune_platform.training.checkpoints import Restored
 from finetune_platform.training.curve import loss_curve
-from finetune_platform.training.golden import golden_answers, kept_by_merge
+from finetune_platform.training.golden import kept_by_merge
 from finetune_platform.training.loop import StepLog
 from finetune_platform.training.model import save_adapter, trainable
 from finetune_platform.training.prepare import Prepared
+from finetune_platform.training.served import Served
 from finetune_platform.training.tracking import Tracking
 from finetune_platform.training.whole_model import is_whole
 
@@ -39,6 +40,7 @@ def manifest_of(
     mlflow_run_id: str,
     begins: Beginning,
     usage: Usage,
+    served: Served,
 ) -> TrainingManifest:
     """What a stage that took all its steps says of itself.
 
@@ -48,15 +50,19 @@ def manifest_of(
         base: The model.
         stage: The options.
         run_id: Of the run.
-        prepared: What ran; an adapter is merged into the base weights here, to see whether it answers the same.
+        prepared: What ran.
         restored: Where all steps led.
         mlflow_run_id: Where MLflow has it.
         begins: At which weights, and the stages before.
         usage: What it took.
+        served: What answers; its adapter is merged into the base weights here, to see whether it answers the same.
     """
     log, data, before = restored.log, prepared.data, begins.stages
-    golden = golden_answers(prepared.model, prepared.tokenizer, data.golden, task.system_prompt)
     promised = [data.promised] if data.promised else []
+    packages = ["torch", "transformers", "peft", *(["opacus"] if promised else [])]
+    packages += ["bitsandbytes"] if stage.quantization else []
+    merges = served.model is not None and not is_whole(served.model)
+    kept = kept_by_merge(served.model, prepared.tokenizer, served.golden) if merges else None
     seconds = sum(entry.seconds for entry in log)
     measured = [entry.validation_loss for entry in log if entry.validation_loss is not None]
     return TrainingManifest(
@@ -86,16 +92,15 @@ def manifest_of(
         rows_per_second=round(sum(entry.rows for entry in log) / seconds, 2),
         resumed_from_steps=restored.resumed_from_steps,
         preflight=prepared.preflight,
-        golden=golden,
-        versions={name: version(name) for name in ("torch", "transformers", "peft", *(["opacus"] if promised else []))},
+        golden=served.golden,
+        versions={name: version(name) for name in packages},
         device=usage.device,
         mlflow_run_id=mlflow_run_id,
         usage=usage,
-        golden_kept_by_merge=None
-        if is_whole(prepared.model)
-        else kept_by_merge(prepared.model, prepared.tokenizer, golden),
+        golden_kept_by_merge=kept,
         privacy=[*(before.privacy if before else []), *promised],
         searched=begins.searched,
+        served=served.record,
     )
 
 

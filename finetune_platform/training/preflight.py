@@ -12,7 +12,9 @@ from finetune_platform.errors import PermanentError
 from finetune_platform.training.forward import Forward
 from finetune_platform.training.loss import full_logits_loss
 from finetune_platform.training.model import trainable
+from finetune_platform.training.quantised import computed_in_float32
 from finetune_platform.training.rows import TrainRow
+from finetune_platform.training.whole_model import base_of
 
 if TYPE_CHECKING:
     import torch
@@ -96,13 +98,14 @@ def _norm(parts: "Iterable[torch.Tensor]") -> float:
 @contextmanager
 def _in_float32(model: Any) -> Iterator[None]:
     """The model without dropout and with float32 weights, for a while; its own weights come back untouched."""
-    kept = [(p, p.data) for p in model.parameters()]
+    kept = [(p, p.data) for p in model.parameters() if p.is_floating_point()]
     was_training = model.training
     try:
         model.eval()
         for parameter, data in kept:
             parameter.data = data.float()
-        yield
+        with computed_in_float32(base_of(model)):
+            yield
     finally:
         for parameter, data in kept:
             parameter.data = data

@@ -152,10 +152,21 @@ def load(
     device = training_device()
     _let_go(device)
     model, precision = load_for_training(
-        base.path, base.name, stage.peft, dtype=stage.dtype, device=device, seed=stage.seed
+        base.path,
+        base.name,
+        stage.peft,
+        dtype=stage.dtype,
+        device=device,
+        seed=stage.seed,
+        quantization=stage.quantization,
     )
     forward = choose_forward(model, data.engine)
     report(f"training: computing in {precision.dtype} on {device}: {precision.reason}; {forward.reason}")
+    if stage.quantization is not None:
+        report(
+            f"training: the base model's weights are held in 4 bits ({stage.quantization.in_words}); the adapter "
+            "learns beside them and is served beside the base model as it is: what that costs is measured at the end"
+        )
     available = memory_available(device)
     by_row = data.promised is not None
     memory = plan_memory(model, data.objective, data.plan, data.engine, available, by_row=by_row)

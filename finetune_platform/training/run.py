@@ -40,6 +40,7 @@ from finetune_platform.training.private.gradients import PrivateGradient
 from finetune_platform.training.private.sampling import forget_noise_key, noise_key
 from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.random_state import random_state, seed_everything
+from finetune_platform.training.served import served_as
 from finetune_platform.training.surroundings import Surroundings
 from finetune_platform.training.tracking import TrackedRun, tracked
 from finetune_platform.training.usage import usage_of
@@ -161,8 +162,11 @@ def run_stage(
                 prepared, restored.log, stage, task.cost, energy, resumed=resumed, processes=processes.size
             )
             tracking.log_usage(usage, len(restored.log))
+            served = served_as(prepared, base, stage, task.system_prompt, begin, restored.log, report)
+            if served.record and served.record.validation_loss is not None:
+                tracking.log_figures({"served_validation_loss": served.record.validation_loss}, len(restored.log))
             manifest = manifest_of(
-                task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins, usage
+                task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins, usage, served
             )
             publish(lake, manifest, prepared, restored.log, own_work, tracking)
             forget_noise_key(lake, path)
@@ -258,6 +262,7 @@ def tracked_run(
     options = stage.model_dump(mode="json")
     peft = options.pop("peft") or {"": None}
     params = {**options, **{f"peft.{k}".rstrip("."): v for k, v in peft.items()}}
-    params |= {f"privacy.{k}": v for k, v in (params.pop("privacy") or {}).items()}
+    for part in ("privacy", "quantization"):
+        params |= {f"{part}.{k}": v for k, v in (params.pop(part) or {}).items()}
     params |= {"base_model": base.name, "base_model_revision": base.revision, "system_prompt": task.system_prompt}
     return TrackedRun(task.name, run_id, params, {"dataset_id": dataset.artifact_id, **tags})

@@ -6,9 +6,11 @@ How fast a device does it belongs in `devices.py`, memory in `capacity.py`.
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from finetune_platform.task_training import Quantization
 from finetune_platform.training.batches import Step
 from finetune_platform.training.collate import shared_tokens
 from finetune_platform.training.objectives import Objective
+from finetune_platform.training.quantised import bytes_in_4_bits, weights_in, weights_to_quantise
 from finetune_platform.training.rows import TrainRow
 from finetune_platform.training.whole_model import base_of, is_whole
 
@@ -22,7 +24,9 @@ class Network(NamedTuple):
         head: Of the output layer, which only supervised tokens go through.
         adapter: Trained ones, beside those; none where all are trained.
         attention: Layers times the width of all heads together.
-        width: Bytes of a number.
+        bytes: Of the base model's weights, loaded.
+        read: That one way through the weights moves: those; where they are held in 4 bits, also the copies in the
+            number format that are written and read.
         frozen: Whether the matrices themselves are not trained.
     """
 
@@ -31,13 +35,9 @@ class Network(NamedTuple):
     head: int
     adapter: int
     attention: int
-    width: int
+    bytes: int
+    read: int
     frozen: bool
-
-    @property
-    def bytes(self) -> int:
-        """Of the base model's weights, loaded."""
-        return self.parameters * self.width
 
 
 class Work(NamedTuple):
@@ -58,21 +58,32 @@ class Work(NamedTuple):
     validation_flops: float
 
 
-def network_of(model: Any) -> Network:
-    """The figures of a model to be trained, which may be on the `meta` device."""
+def network_of(model: Any, quantization: Quantization | None = None) -> Network:
+    """The figures of a model to be trained, which may be on the `meta` device.
+
+    Args:
+        model: Loaded, or its skeleton.
+        quantization: How the weights that are not trained are held.
+    """
     base, whole = base_of(model), is_whole(model)
     config = base.config.get_text_config()
     embeddings, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
-    parameters = sum(p.numel() for p in base.parameters() if whole or not p.requires_grad)
+    parameters = sum(weights_in(p) for p in base.parameters() if whole or not p.requires_grad)
     apart = head.numel() if head is embeddings else head.numel() + embeddings.numel()
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    held, copied = parameters * head.element_size(), 0
+    if quantization is not None:
+        quantised = weights_to_quantise(base)
+        copied = quantised * head.element_size()
+        held += bytes_in_4_bits(quantised, quantization) - copied
     return Network(
         parameters=parameters,
         matrices=parameters - apart,
         head=head.numel(),
         adapter=0 if whole else sum(p.numel() for p in model.parameters() if p.requires_grad),
         attention=config.num_hidden_layers * config.num_attention_heads * head_size,
-        width=head.element_size(),
+        bytes=held,
+        read=held + 2 * copied,
         frozen=not whole,
     )
 

@@ -42,6 +42,13 @@ def test_a_rate_is_measured_on_the_same_device_and_best_on_the_same_model():
     assert rate_of(HERE, [other, *same], "tiny") == (6e10, [f"tr-{n}" for n in range(4, 9)], True)
 
 
+def test_runs_in_4_bits_tell_the_rate_of_runs_in_4_bits_only():
+    plain = finished("tr-1", HERE.name, 1e12)
+    held = finished("tr-2", HERE.name, 1e11).model_copy(update={"stages": [{"quantization": {"load_in_4bit": True}}]})
+    assert rate_of(HERE, [plain, held], "tiny").runs == ["tr-1"]
+    assert rate_of(HERE, [plain, held], "tiny", quantised=True) == (1e10, ["tr-2"], True)
+
+
 def test_gpus_are_found_by_any_spelling_and_runs_by_the_drivers_name():
     gpu = listed_gpu("a100-80gb")
     assert gpu.name == "A100 80GB" and 70e9 < gpu.memory < 80 * 2**30
@@ -67,6 +74,10 @@ def test_the_stages_are_counted_on_the_datasets_own_rows(make_task, publish_data
     priced = task.model_copy(update={"cost": task.cost.model_copy(update={"training_hour": 3600.0})})
     dear = forecast(priced, dataset, base, HERE, measured, local_lake, print)
     assert dear.cost == pytest.approx(dear.seconds)
+    held = make_task(quantization={"load_in_4bit": True})
+    (small,) = forecast(held, dataset, base, HERE, measured, local_lake, print).stages
+    linear = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)  # weights of two layers, in float32
+    assert small.work == stage.work and stage.model - small.model == pytest.approx(linear * (4 - 4.127 / 8), rel=1e-3)
     gpu = forecast(task, dataset, base, listed_gpu("L4"), [], local_lake, print)
     assert gpu.seconds >= 2 * gpu.stages[0].work.passes * gpu.stages[0].model / 300e9
 
