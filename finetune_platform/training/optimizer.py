@@ -48,6 +48,9 @@ class AdapterOptimizer:
         parameters: The trainable weights.
         weight_decay: Decoupled, as in AdamW.
         spared: Those of them that do not decay.
+        dithered: Whether bfloat16 copies are rounded up or down by chance, in proportion to what is between. Weights
+            that begin as bfloat16 stand in the middle of what rounds to them: else most would not be seen to move
+            until they have gone half of their last bit.
     """
 
     def __init__(
@@ -56,10 +59,12 @@ class AdapterOptimizer:
         weight_decay: float,
         *,
         spared: Sequence["torch.nn.Parameter"] = (),
+        dithered: bool = False,
     ) -> None:
         import torch
 
         self.parameters = list(parameters)
+        self.dithered = dithered
         self.copied = any(p.dtype != torch.float32 for p in self.parameters)
         self.weights = [p.detach().float().clone() for p in self.parameters] if self.copied else self.parameters
         ids = {id(p) for p in spared}
@@ -87,8 +92,7 @@ class AdapterOptimizer:
                 group["lr"] = learning_rate
             self.adamw.step()
             if self.copied:
-                with torch.no_grad():
-                    torch._foreach_copy_(self.parameters, self.weights)
+                self._copy()
         self.drop_gradients()
         return norm
 
@@ -108,12 +112,37 @@ class AdapterOptimizer:
         self.adamw.load_state_dict(state["adamw"])
         with torch.no_grad():
             exact = state["weights"] or self.parameters
-            for weight, parameter, saved in zip(self.weights, self.parameters, exact, strict=True):
+            for weight, saved in zip(self.weights, exact, strict=True):
                 weight.copy_(saved)
-                parameter.copy_(weight)
+        if self.copied:
+            self._copy()
+
+    def _copy(self) -> None:
+        """Gives the parameters what the weights are now."""
+        import torch
+
+        with torch.no_grad():
+            if not self.dithered:
+                torch._foreach_copy_(self.parameters, self.weights)
+                return
+            # The number of steps decides the chance: after a resume, and at every process, it is the same.
+            steps = next((int(state["step"]) for state in self.adamw.state.values()), 0)
+            generator = torch.Generator(self.weights[0].device).manual_seed(steps)
+            for weight, parameter in zip(self.weights, self.parameters, strict=True):
+                parameter.copy_(_dithered(weight, generator))
+
+
+def _dithered(weight: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+    """float32 numbers of which the last 16 bits are 0, on average the given ones (stochastic rounding)."""
+    import torch
+
+    chance = torch.randint(1 << 16, weight.shape, generator=generator, dtype=torch.int32, device=weight.device)
+    return chance.add_(weight.view(torch.int32)).bitwise_and_(-1 << 16).view(torch.float32)
 
 
 def optimizer_of(model: Any, stage: Stage) -> AdapterOptimizer:
     """What moves a model's trainable weights as a stage says."""
-    spared = vectors(model) if stage.peft is None else []
-    return AdapterOptimizer(trainable(model), stage.weight_decay, spared=spared)
+    whole = stage.peft is None
+    return AdapterOptimizer(
+        trainable(model), stage.weight_decay, spared=vectors(model) if whole else [], dithered=whole
+    )

@@ -40,6 +40,22 @@ def test_bfloat16_weights_keep_steps_smaller_than_their_last_bit():
     assert parameter.float().mean().item() == pytest.approx(0.98, abs=4e-3)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("dithered", [True, False])
+def test_weights_that_are_dithered_are_seen_to_move_by_less_than_their_last_bit(dithered, sign):
+    parameter = torch.nn.Parameter(torch.full((20_000,), sign, dtype=torch.bfloat16))
+    optimizer = AdapterOptimizer([parameter], 0.0, dithered=dithered)
+    for _ in range(3):
+        parameter.grad = torch.full_like(parameter, sign)
+        optimizer.step(3e-4, 1e9)  # bfloat16 next to 1 has steps of 4e-3 below it
+    assert parameter.float().mean().item() == pytest.approx(sign * (1 - 9e-4 if dithered else 1), abs=1e-4)
+    kept, rounded = optimizer.state(), parameter.detach().clone()
+    with torch.no_grad():
+        parameter.zero_()
+    optimizer.restore(kept)
+    assert torch.equal(parameter, rounded)
+
+
 def test_clipping_reports_the_norm_before_it():
     parameter = torch.nn.Parameter(torch.zeros(4))
     parameter.grad = torch.full((4,), 3.0)
