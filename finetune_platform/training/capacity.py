@@ -81,14 +81,14 @@ def memory_needed(
     intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     layer, layers = (10 * config.hidden_size + 4 * intermediate) * width, config.num_hidden_layers
     per_token = layers * config.hidden_size * width + layer if checkpointing else layers * layer
-    largest = 0
+    largest, kept_layers = 0, 1 if checkpointing else layers
     for batch in {batch for step in plan for batch in step.batches}:
         rows = objective.rows(batch)
         tokens = engine.tokens(rows)
         supervised = min(sum(row.supervised for row in rows), LOGITS_AT_ONCE)
         own = len(rows) * weights * 8 if by_row else 0
-        scores = (1 if checkpointing else layers) * _scores_bytes(rows, tokens, engine, config, width)
-        largest = max(largest, tokens * per_token + supervised * config.vocab_size * 12 + own + scores)
+        scores = 0 if is_whole(model) else _scores_bytes(rows, tokens, engine, config, width)
+        largest = max(largest, tokens * per_token + supervised * config.vocab_size * 12 + own + kept_layers * scores)
     in_float32 = 0 if width == 4 else 4  # of the gradient; the weights' own copy counts among what is kept
     output = base_of(model).get_output_embeddings().weight.numel() if is_whole(model) else 0
     return largest + weights * (width + in_float32 + _kept_bytes(width)) + 2 * output * width

@@ -157,6 +157,7 @@ def one_of_two(task, dataset, lake_url, folder):
         run_training(task, dataset, Lake(lake_url), folder / "cache", surroundings, processes=processes)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_adapter_of_one(train, make_task, publish_dataset, tmp_path):
     together, alone = Lake(str(tmp_path / "together")), Lake(str(tmp_path / "alone"))
     dataset, task = publish_dataset(together), make_task(quantization=IN_4_BITS)
@@ -168,6 +169,7 @@ def test_two_processes_train_the_adapter_of_one(train, make_task, publish_datase
     assert both.served.validation_loss == pytest.approx(one.served.validation_loss, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_search_tries_and_trains_beside_it(make_task, publish_dataset, local_lake, tmp_path):
     task = make_task(quantization=IN_4_BITS)
     search = Search(trials=2, minutes=5, learning_rate=[0.005, 0.02])

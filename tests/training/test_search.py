@@ -157,6 +157,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.slow
 def test_the_minutes_end_it_and_what_was_measured_until_then_decides(train, local_lake, monkeypatch):
     monkeypatch.setattr(attempt, "time", Clock())
     other = Lake(f"{local_lake.url}-before")
@@ -180,6 +181,7 @@ def test_without_optuna_or_rows_to_compare_on_nothing_is_begun(train, local_lake
     assert train(local_lake, search=None).steps == 24, "others need it not"
 
 
+@pytest.mark.slow
 def test_a_whole_model_is_searched_for_like_an_adapter(train, local_lake):
     search = {"minutes": 30, "trials": 3, "learning_rate": [1e-5, 1e-2], "weight_decay": [0.0, 0.1]}
     trained = train(local_lake, search=search, peft=None, num_train_epochs=1)
@@ -187,7 +189,7 @@ def test_a_whole_model_is_searched_for_like_an_adapter(train, local_lake):
     assert trained.is_whole and trained.validation_loss == found.trials[found.best - 1].measured[-1]
 
 
-@pytest.mark.parametrize("searched", [0, 1])
+@pytest.mark.parametrize("searched", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_in_a_chain_one_stage_is_searched_and_all_have_its_adapter(
     publish_dataset, make_task, local_lake, tmp_path, searched
 ):
@@ -236,6 +238,7 @@ def the_search_in(lake: Lake) -> SearchManifest:
     return lake.manifest(SearchManifest, manifest.rpartition("/")[0])
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_process_twice_counts_as_failed(command):
     arguments, environment = command({**SEARCHED, "trials": 2})
     for _ in range(2):
@@ -251,6 +254,7 @@ def train_as_one_of_several(arguments):
     raise SystemExit(main(arguments))
 
 
+@pytest.mark.slow
 def test_two_processes_search_as_one_and_stop_together(command, tmp_path):
     arguments, environment = command({**SEARCHED, "trials": 3})
     company = Company(2, train_as_one_of_several, arguments, environment=environment)

@@ -197,7 +197,7 @@ def test_a_run_publishes_a_model_that_answers_as_the_trainer_did(train, local_la
     assert [a.token_ids for a in after] == [a.token_ids for a in before] != [a.token_ids for a in tuned]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_a_stopped_run_goes_on_exactly(train, local_lake, dtype):
     options = {"num_train_epochs": 1, "dtype": dtype, "weight_decay": 0.1, "save_steps": 3}
     asked = iter([False] * 7 + [True])
