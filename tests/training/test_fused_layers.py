@@ -108,6 +108,30 @@ def test_attention_is_the_softmax_over_what_a_token_sees_however_large_the_score
     assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-6
 
 
+def test_written_scores_are_as_exact_in_bfloat16_as_those_of_the_flash_kernel():
+    """Keys have much in common, as those of trained models do: scores are large, and their differences count."""
+    heads, lengths, shared = Heads(9, 3, 64, 0.125), [20] * 8, 200
+    layout = layout_of(shared, lengths, shared + 160, "cpu")
+    torch.manual_seed(0)
+    exact = 2 * torch.randn(shared + 160, 15, 64)
+    exact[:, 9:12] += 8 * torch.randn(1, 3, 64)
+    qkv, gradient = exact.bfloat16(), torch.randn(shared + 160, 9, 64).bfloat16()
+
+    def both(kind, qkv):
+        out, kept = kind.forward(qkv, layout, heads)
+        return out, kind.backward(gradient.to(qkv.dtype), qkv, out, kept, layout, heads)
+
+    expected = both(flash_attention, qkv.double())
+    errors = [
+        [
+            ((found.double() - true).norm() / true.norm()).item()
+            for found, true in zip(both(kind, qkv), expected, strict=True)
+        ]
+        for kind in (dense_attention, flash_attention)
+    ]
+    assert all(ours < 1.5 * theirs for ours, theirs in zip(*errors, strict=True)), errors
+
+
 def test_bfloat16_scores_are_written_out_unless_they_are_many(llama, monkeypatch):
     """The same loss both ways, to bfloat16's rounding; float32 is always flash."""
     rows, taken = rows_of(25, [7, 12, 3], 1), []

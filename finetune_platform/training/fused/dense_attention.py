@@ -100,15 +100,15 @@ def backward(
 
     def in_grid(values: torch.Tensor) -> torch.Tensor:
         # What only fills the grid gives nothing back.
-        cells = qkv.new_zeros(rows * longest, *values.shape[1:])
-        cells[layout.cells] = (values[shared:] * of_own[shared:]).to(qkv.dtype)
+        cells = values.new_zeros(rows * longest, *values.shape[1:])
+        cells[layout.cells] = (values[shared:] * of_own[shared:]).to(values.dtype)
         return folded(cells.view(rows, longest, *values.shape[1:]), groups)
 
     told = _gradient(in_grid(gradient), in_grid(means), _over_own(qkv, layout, heads), own, heads)
     parts = torch.cat([unfolded(part, rows, longest, groups) for part in told], 1)
     torch.index_select(parts, 0, layout.cells, out=back[shared:])
     if over:
-        given, meant = (folded((one * of_shared).to(qkv.dtype)[None], groups) for one in (gradient, means))
+        given, meant = (folded((one * of_shared).to(one.dtype)[None], groups) for one in (gradient, means))
         told = _gradient(given, meant, _over_shared(qkv, shared, heads), over[0], heads)
         queries = unfolded(told.queries, 1, len(qkv), groups)
         back[:shared, : heads.queries] = queries[:shared]
@@ -131,8 +131,12 @@ def _over_own(qkv: torch.Tensor, layout: Layout, heads: Heads) -> Asked:
 
 def _answered(asked: Asked, heads: Heads, *, causal: int) -> Answered:
     """Of each head the first `causal` queries are those of the keys' own tokens, and see no later one."""
-    products = _times(asked.queries, asked.keys.transpose(1, 2), heads.scaling / math.log(2))
+    keys, factor = asked.keys.transpose(1, 2), heads.scaling / math.log(2)
+    products = _times(asked.queries, keys, factor)
     scores = products.to(torch.promote_types(products.dtype, torch.float32))
+    if scores.dtype != products.dtype:
+        # What rounding took from the products, which are summed up in float32: scores of 16 bits teach worse.
+        scores += torch.baddbmm(products, asked.queries, keys, beta=-1, alpha=factor)
     unseen = scores.new_full((causal, causal), -torch.inf).triu_(1)
     of_heads = scores.view(len(scores), heads.queries // heads.groups, -1, causal)
     of_heads[:, :, :causal] += unseen
@@ -152,7 +156,11 @@ def _gradient(gradient: torch.Tensor, means: torch.Tensor, asked: Asked, powers:
         powers: As they were.
         heads: Whose scaling counts.
     """
-    slopes = torch.baddbmm(means, gradient, asked.values.transpose(1, 2), beta=-1).mul_(powers)
+    rounded = means.to(gradient.dtype)
+    slopes = torch.baddbmm(rounded, gradient, asked.values.transpose(1, 2), beta=-1)
+    if means.dtype != rounded.dtype:
+        slopes -= means - rounded
+    slopes *= powers
     return Asked(
         _times(slopes, asked.keys, heads.scaling),
         _times(slopes.transpose(1, 2), asked.queries, heads.scaling),
