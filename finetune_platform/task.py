@@ -328,7 +328,7 @@ class Task(Strict):
 
     @model_validator(mode="after")
     def vllm_takes_adapters_only(self) -> "Task":
-        if self.training.stages[0].peft is None and self.serving.engine.kind == "vllm":
+        if self.training.is_whole and self.serving.engine.kind == "vllm":
             raise ValueError(
                 "serving.engine: running vLLM servers take adapters only, and training.stages[0].peft: null trains "
                 "whole models; use kind in_process, or kind openai with a server of its own for each model"

@@ -112,6 +112,11 @@ class Stage(Strict):
         """The rows of a dataset that it trains on."""
         return KIND_OF[self.method]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all weights are trained, not an adapter."""
+        return self.peft is None
+
 
 class Training(Strict):
     """How the adapter is trained: the stages in order, by how many `processes` together; `auto`: one for every GPU.
@@ -122,6 +127,11 @@ class Training(Strict):
     stages: list[Stage] = Field(default=[Stage()], min_length=1)
     processes: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
     search: Search | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all weights are trained, not an adapter."""
+        return self.stages[0].is_whole
 
     @model_validator(mode="after")
     def one_adapter(self) -> "Training":

@@ -26,7 +26,7 @@ from finetune_platform.assets.presentation import link, provenance, table
 from finetune_platform.assets.production_quality import production_of
 from finetune_platform.database import Database
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DriftManifest, PerformanceRecord
+from finetune_platform.manifests_drift import DriftManifest, PerformanceRecord
 from finetune_platform.resources.failures import user_failures
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.task import Task

@@ -27,13 +27,8 @@ from finetune_platform.errors import PermanentError
 from finetune_platform.evaluation.evaluate import EVALUATION_VERSION, evaluate, published_evaluation
 from finetune_platform.evaluation.gates import gate_name
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import (
-    AdapterManifest,
-    DatasetManifest,
-    EvaluationManifest,
-    GateResult,
-    TrainingManifest,
-)
+from finetune_platform.manifests import AdapterManifest, DatasetManifest, EvaluationManifest, GateResult
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.progress import Report
 from finetune_platform.registry.making import note_making
 from finetune_platform.resources.failures import user_failures

@@ -17,7 +17,8 @@ from dagster import (
 from finetune_platform.assets.presentation import link, provenance
 from finetune_platform.database import Database
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import AdapterManifest, DatasetManifest, EvaluationManifest, TrainingManifest
+from finetune_platform.manifests import AdapterManifest, DatasetManifest, EvaluationManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.registry.bundle import CARD_NAME
 from finetune_platform.registry.register import CODE_VERSION, register
 from finetune_platform.resources.failures import user_failures

@@ -23,7 +23,8 @@ from finetune_platform.database import Database
 from finetune_platform.errors import BadInput
 from finetune_platform.labeling.batches import batch_of_cause
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import BatchManifest, DatasetManifest, DriftManifest
+from finetune_platform.manifests import BatchManifest, DatasetManifest
+from finetune_platform.manifests_drift import DriftManifest
 from finetune_platform.resources.failures import user_failures
 from finetune_platform.resources.workbench import Workbench
 from finetune_platform.rows import Message, Split

@@ -18,7 +18,8 @@ from dagster import (
 from finetune_platform.assets.presentation import link, loss_plot, provenance, table
 from finetune_platform.database import Database
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DatasetManifest, TrainingManifest
+from finetune_platform.manifests import DatasetManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.registry.making import note_making
 from finetune_platform.resources.failures import user_failures
 from finetune_platform.resources.launcher import Launcher
@@ -72,7 +73,7 @@ def trained_adapter(task: Task) -> AssetsDefinition:
 
 
 def _kind(task: Task) -> str:
-    return "All weights of the base model" if task.training.stages[0].peft is None else "A LoRA adapter"
+    return "All weights of the base model" if task.training.is_whole else "A LoRA adapter"
 
 
 def _metadata(training: TrainingManifest, lake: Lake, tracking_uri: str) -> dict[str, Any]:

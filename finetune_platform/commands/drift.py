@@ -17,7 +17,7 @@ from finetune_platform.drift.report import Changes
 from finetune_platform.drift.state import forget, ticks_of
 from finetune_platform.drift.tables import DriftTick
 from finetune_platform.errors import BadInput
-from finetune_platform.manifests import DriftManifest
+from finetune_platform.manifests_drift import DriftManifest
 
 ASSET = "drift_report"
 BARS = "▁▂▃▄▅▆▇█"

@@ -12,7 +12,8 @@ from finetune_platform.database import Database
 from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import resolve_base_model
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DatasetManifest, TrainingManifest
+from finetune_platform.manifests import DatasetManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.progress import duration
 from finetune_platform.registry.artifacts import recorded
 from finetune_platform.training.capacity import require_memory
@@ -42,8 +43,8 @@ def plan(name: str, gpu: str | None, as_json: bool) -> None:
     else:
         _print(found, f"{task.name}: {base.name} on {dataset.artifact_id}")
     worst = max(found.stages, key=lambda stage: stage.model + stage.memory)
-    whole = task.training.stages[0].peft is None
-    require_memory(worst.memory, device.memory - worst.model, f"{base.name} on {device.name}", whole=whole)
+    free, whole = device.memory - worst.model, task.training.is_whole
+    require_memory(worst.memory, free, f"{base.name} on {device.name}", whole=whole)
 
 
 def _measured(database: Database, lake: Lake) -> list[TrainingManifest]:

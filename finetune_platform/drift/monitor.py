@@ -20,7 +20,8 @@ from finetune_platform.drift.tables import DriftTick
 from finetune_platform.errors import BadInput
 from finetune_platform.identity import content_id
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import ChannelRecord, DriftManifest, ReferenceManifest
+from finetune_platform.manifests import ReferenceManifest
+from finetune_platform.manifests_drift import ChannelRecord, DriftManifest
 from finetune_platform.progress import Report
 from finetune_platform.repeats import counted
 from finetune_platform.task import Task

@@ -22,7 +22,7 @@ from finetune_platform.drift.prediction_powered import (
     Unlabelled,
     prediction_powered_mean,
 )
-from finetune_platform.manifests import PerformancePoint, PerformanceRecord
+from finetune_platform.manifests_drift import PerformancePoint, PerformanceRecord
 from finetune_platform.sequential import rate_bounds
 
 ALPHA = 0.05

@@ -6,7 +6,8 @@ from pathlib import Path
 from finetune_platform.drift.page import render_page
 from finetune_platform.drift.report import DriftReport
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, DriftManifest
+from finetune_platform.manifests import MANIFEST_NAME
+from finetune_platform.manifests_drift import DriftManifest
 
 PAGE_NAME, DATA_NAME = "report.html", "report.json"
 

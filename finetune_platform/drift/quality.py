@@ -17,7 +17,7 @@ from finetune_platform.drift.state import Champion
 from finetune_platform.errors import TransientError
 from finetune_platform.inference.judge import Judgement, Judges
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DriftManifest, JudgeRecord, PerformancePoint, PerformanceRecord
+from finetune_platform.manifests_drift import DriftManifest, JudgeRecord, PerformancePoint, PerformanceRecord
 from finetune_platform.progress import Report
 from finetune_platform.task import Task
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finetune_platform.manifests import PerformancePoint, PerformanceRecord
+from finetune_platform.manifests_drift import PerformancePoint, PerformanceRecord
 
 ROOM = 0.05
 """Part of the scale that stays free above and below."""

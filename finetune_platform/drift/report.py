@@ -1,6 +1,7 @@
 """What a drift report says, as it stands in `report.json`. `explanation.py` finds it, `page.py` shows it."""
 
-from finetune_platform.manifests import DriftManifest, PerformancePoint, Record
+from finetune_platform.manifests import Record
+from finetune_platform.manifests_drift import DriftManifest, PerformancePoint
 
 
 class Look(Record):

@@ -11,7 +11,7 @@ from finetune_platform.drift.sample import sampled
 from finetune_platform.drift.state import ticks_of
 from finetune_platform.drift.tables import DriftTick
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DriftManifest
+from finetune_platform.manifests_drift import DriftManifest
 from finetune_platform.progress import Report
 from finetune_platform.repeats import counted
 from finetune_platform.task import Task

@@ -11,7 +11,8 @@ from typing import Any
 from finetune_platform.evaluation.benchmarks import commonest_answer, few_shot_rows
 from finetune_platform.inference.base_models import conversation
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import AdapterManifest, DatasetManifest, TrainingManifest
+from finetune_platform.manifests import AdapterManifest, DatasetManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.rows import Example, Message
 from finetune_platform.task import Task
 

@@ -18,7 +18,8 @@ from finetune_platform.evaluation.headline import condition, headline
 from finetune_platform.evaluation.predictions import ArmAnswers
 from finetune_platform.evaluation.scores import Scores
 from finetune_platform.evaluation.usage import Usage
-from finetune_platform.manifests import DatasetManifest, TrainingManifest
+from finetune_platform.manifests import DatasetManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.rows import Example
 from finetune_platform.task import Benchmark, Task
 

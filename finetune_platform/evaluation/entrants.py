@@ -8,7 +8,8 @@ from pathlib import Path
 
 from finetune_platform.evaluation.arms import Arm, baseline_arms, candidate_arm, champion_arm
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import AdapterManifest, DatasetManifest, TrainingManifest
+from finetune_platform.manifests import AdapterManifest, DatasetManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.task import Task
 
 

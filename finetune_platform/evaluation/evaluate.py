@@ -20,13 +20,8 @@ from finetune_platform.evaluation.scores import build_scores
 from finetune_platform.evaluation.usage import usage_of
 from finetune_platform.identity import content_id
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import (
-    AdapterManifest,
-    DatasetManifest,
-    EvaluationManifest,
-    TrainingManifest,
-    expect_same,
-)
+from finetune_platform.manifests import AdapterManifest, DatasetManifest, EvaluationManifest, expect_same
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.progress import Report
 from finetune_platform.rows import SLICE_FIELDS
 from finetune_platform.task import Benchmark, Task

@@ -15,7 +15,8 @@ from finetune_platform.labeling.figures import figures_of
 from finetune_platform.labeling.readiness import readiness_of
 from finetune_platform.labeling.retraining import retrainings_of
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DriftManifest, EvaluationManifest, LabelsManifest, Manifest, Record
+from finetune_platform.manifests import EvaluationManifest, LabelsManifest, Manifest, Record
+from finetune_platform.manifests_drift import DriftManifest
 from finetune_platform.registry.artifacts import read_manifest
 from finetune_platform.serving import rollouts
 from finetune_platform.serving.routes import champion_since

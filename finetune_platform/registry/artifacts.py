@@ -14,7 +14,6 @@ from finetune_platform.manifests import (
     AdapterManifest,
     BatchManifest,
     DatasetManifest,
-    DriftManifest,
     EvaluationManifest,
     IndexManifest,
     LabelsManifest,
@@ -22,8 +21,9 @@ from finetune_platform.manifests import (
     ProposalManifest,
     RawManifest,
     ReferenceManifest,
-    TrainingManifest,
 )
+from finetune_platform.manifests_drift import DriftManifest
+from finetune_platform.manifests_training import TrainingManifest
 
 CHAIN: dict[str, type[Manifest]] = {
     "raw_examples": RawManifest,

@@ -13,11 +13,11 @@ from finetune_platform.errors import PermanentError
 from finetune_platform.identity import content_id, folder_sha256
 from finetune_platform.inference.base_models import ResolvedModel, load_tokenizer
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, WHOLE_WEIGHTS, TrainingManifest, expect_same
+from finetune_platform.manifests import MANIFEST_NAME, WHOLE_CONFIG, WHOLE_WEIGHTS, expect_same
+from finetune_platform.manifests_training import TrainingManifest
 
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-WHOLE_CONFIG = "config.json"
 CARD_NAME = "card.md"
 TOKENIZER_FILES = (
     "tokenizer.json",

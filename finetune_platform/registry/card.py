@@ -6,14 +6,8 @@ Words and Markdown only; every figure comes from a manifest.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_platform.manifests import (
-    AdapterManifest,
-    DatasetManifest,
-    EvaluationManifest,
-    GateResult,
-    RawManifest,
-    TrainingManifest,
-)
+from finetune_platform.manifests import AdapterManifest, DatasetManifest, EvaluationManifest, GateResult, RawManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.task import Task
 
 PEFT_LOADS = """import peft, transformers

@@ -14,7 +14,6 @@ from finetune_platform.manifests import (
     AdapterManifest,
     BatchManifest,
     DatasetManifest,
-    DriftManifest,
     EvaluationManifest,
     IndexManifest,
     LabelsManifest,
@@ -23,9 +22,10 @@ from finetune_platform.manifests import (
     Record,
     ReferenceManifest,
     SourceRecord,
-    TrainingManifest,
     expect_same,
 )
+from finetune_platform.manifests_drift import DriftManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.registry.artifacts import CHAIN, KINDS, artifact_path, find, read_manifest
 from finetune_platform.registry.promotions import PromotionRecord, history
 from finetune_platform.rows import SPLITS

@@ -17,9 +17,9 @@ from finetune_platform.manifests import (
     DatasetManifest,
     EvaluationManifest,
     RawManifest,
-    TrainingManifest,
     expect_same,
 )
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.progress import Report
 from finetune_platform.registry.artifacts import artifact_path
 from finetune_platform.registry.bundle import CARD_NAME, adapter_id_of, build_bundle

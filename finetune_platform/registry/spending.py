@@ -4,7 +4,7 @@ from datetime import datetime
 
 from finetune_platform.database import Database
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import TrainingManifest
+from finetune_platform.manifests_training import TrainingManifest
 
 
 def training_hours(task: str, lake: Lake, database: Database, since: datetime) -> float:

@@ -9,15 +9,8 @@ from typing import Literal
 
 from finetune_platform.database import Artifact, Database
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import (
-    DatasetManifest,
-    DriftManifest,
-    EvaluationManifest,
-    Manifest,
-    RawManifest,
-    Record,
-    Verdict,
-)
+from finetune_platform.manifests import DatasetManifest, EvaluationManifest, Manifest, RawManifest, Record, Verdict
+from finetune_platform.manifests_drift import DriftManifest
 from finetune_platform.registry.artifacts import CHAIN, KINDS, artifact_path
 from finetune_platform.registry.making import Making, last_making, settings_of
 from finetune_platform.rows import Split

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from finetune_platform.database import Artifact, Database
 from finetune_platform.errors import BadInput
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import Record, TrainingManifest
+from finetune_platform.manifests import Record
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.registry.artifacts import artifact_path, recorded
 from finetune_platform.registry.label_walk import LabelFound, labels_at, labels_of_interaction
 from finetune_platform.registry.promotions import PromotionRecord, history

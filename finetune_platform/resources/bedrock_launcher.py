@@ -11,7 +11,7 @@ from typing import Any
 from dagster import AssetExecutionContext, ConfigurableResource
 
 from finetune_platform.errors import BadInput
-from finetune_platform.manifests import HostedModel
+from finetune_platform.manifests_training import HostedModel
 from finetune_platform.progress import Report
 from finetune_platform.resources.aws import aws_client, aws_failures, error_code
 from finetune_platform.resources.hosted_training import train_hosted

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from dagster import AssetExecutionContext, Failure
 
-from finetune_platform.manifests import TrainingManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.resources.job_attempts import ENDED, RESULT_KEY, SUBMITTED, launch_folder, take_up
 from finetune_platform.resources.remote_job import Jobs, follow
 from finetune_platform.resources.training_job import TrainingJob

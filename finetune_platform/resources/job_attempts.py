@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from finetune_platform.identity import content_id
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import TrainingManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.resources.training_job import TrainingJob
 from finetune_platform.training import TRAINING_VERSION
 

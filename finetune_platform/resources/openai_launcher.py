@@ -12,7 +12,7 @@ import requests
 from dagster import AssetExecutionContext, ConfigurableResource
 
 from finetune_platform.errors import BadInput, PermanentError, Unreachable
-from finetune_platform.manifests import HostedModel
+from finetune_platform.manifests_training import HostedModel
 from finetune_platform.progress import Report
 from finetune_platform.resources.hosted_training import train_hosted
 from finetune_platform.resources.remote_job import Ended

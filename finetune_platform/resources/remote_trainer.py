@@ -11,7 +11,8 @@ import yaml
 from dagster import AssetExecutionContext, Failure, open_pipes_session
 
 from finetune_platform.errors import BadInput
-from finetune_platform.manifests import TrainingManifest, expect_same
+from finetune_platform.manifests import expect_same
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.resources.job_attempts import ENDED, RESULT_KEY, Attempt, finished_run, launch_folder, take_up
 from finetune_platform.resources.lake_pipes import LakeContextInjector, LakeMessageReader
 from finetune_platform.resources.remote_job import Jobs, follow, settle

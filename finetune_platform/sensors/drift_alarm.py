@@ -22,7 +22,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from finetune_platform.database import Database
 from finetune_platform.labeling.batches import batch_of_cause
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DriftManifest
+from finetune_platform.manifests_drift import DriftManifest
 from finetune_platform.sensors.attempts import attempt
 from finetune_platform.sensors.chain import TASK_TAG
 from finetune_platform.sensors.claims import claim

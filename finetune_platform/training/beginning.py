@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import WHOLE_WEIGHTS, AdapterManifest, SearchRecord, TrainingManifest
+from finetune_platform.manifests import WHOLE_CONFIG, WHOLE_WEIGHTS, AdapterManifest
+from finetune_platform.manifests_training import SearchRecord, TrainingManifest
 from finetune_platform.progress import Report
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.task_training import Stage
 from finetune_platform.training.model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, restore_adapter
 from finetune_platform.training.replay import MEND, Earlier
-from finetune_platform.training.whole_model import CONFIG, is_whole
+from finetune_platform.training.whole_model import is_whole
 
 SHAPE = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
 
@@ -78,12 +79,12 @@ def expect_same_kind(begins: Beginning, stage: Stage, lake: Lake) -> None:
         BadInput: It is.
     """
     whole = lake.exists(f"{begins.files}/{WHOLE_WEIGHTS}")
-    if whole and stage.peft is not None:
+    if whole and not stage.is_whole:
         raise BadInput(
             f"{begins.artifact_id}: all of its weights were trained, and training.stages[0].peft asks for an adapter",
             f"set training.stages[0].peft: null, or {MEND}",
         )
-    if not whole and stage.peft is None:
+    if not whole and stage.is_whole:
         raise BadInput(
             f"{begins.artifact_id}: it is an adapter, and training.stages[0].peft: null trains all weights",
             f"name its shape in training.stages[0].peft, or {MEND}",
@@ -105,7 +106,7 @@ def begin_at(model: Any, begins: Beginning, lake: Lake, folder: Path, report: Re
     assert begins.files is not None and begins.artifact_id is not None
     with disk_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, WHOLE_WEIGHTS) if is_whole(model) else (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        for name in (WHOLE_CONFIG, WHOLE_WEIGHTS) if is_whole(model) else (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             with (folder / name).open("wb") as stream:
                 stream.writelines(lake.chunks(f"{begins.files}/{name}"))
     if not is_whole(model):

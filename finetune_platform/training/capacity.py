@@ -16,7 +16,7 @@ from finetune_platform.training.engine import Engine
 from finetune_platform.training.loss import LOGITS_AT_ONCE
 from finetune_platform.training.model import trainable
 from finetune_platform.training.objectives import Objective
-from finetune_platform.training.packed_attention import SCORES_AT_MOST
+from finetune_platform.training.packed_attention import written_scores
 from finetune_platform.training.rows import TrainRow
 from finetune_platform.training.whole_model import base_of, is_whole
 
@@ -96,12 +96,11 @@ def memory_needed(
 
 def _scores_bytes(rows: Sequence[TrainRow], tokens: int, engine: Engine, config: Any, width: int) -> int:
     """What a fused layer keeps of its attention's scores."""
-    if engine.device != "cpu" or not engine.packs or width > 2:
+    if engine.device != "cpu" or not engine.packs:
         return 0
     shared = shared_tokens(rows)
     longest = max(max(row.inputs, 1) - shared for row in rows)
-    scores = (shared * tokens + len(rows) * longest**2) * config.num_attention_heads
-    return scores * width if scores <= SCORES_AT_MOST else 0
+    return width * written_scores(shared, tokens, len(rows), longest, config.num_attention_heads, width)
 
 
 def _kept_bytes(width: int) -> int:

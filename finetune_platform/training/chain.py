@@ -9,7 +9,8 @@ from pathlib import Path
 from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import resolve_base_model
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import AdapterManifest, DatasetManifest, TrainingManifest
+from finetune_platform.manifests import AdapterManifest, DatasetManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.task import Task
 from finetune_platform.task_labeling import WarmStart
 from finetune_platform.task_training import Stage

@@ -12,13 +12,12 @@ from typing import Literal, NamedTuple
 from finetune_platform.errors import BadInput
 from finetune_platform.identity import folder_sha256
 from finetune_platform.inference.base_models import ResolvedModel
-from finetune_platform.manifests import WHOLE_WEIGHTS, AdapterManifest, Record, expect_same
+from finetune_platform.manifests import WHOLE_CONFIG, WHOLE_WEIGHTS, AdapterManifest, Record, expect_same
 from finetune_platform.progress import Report
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.training.gguf import read_back, write_gguf
 from finetune_platform.training.merge import Parity, WeightFormat, compare, merge, stored_dtype
 from finetune_platform.training.model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from finetune_platform.training.whole_model import CONFIG
 
 RECORD_NAME = "export.json"
 Form = Literal["merged", "gguf"]
@@ -105,7 +104,7 @@ def _write(
     else:
         report(f"export: merging {adapter.artifact_id} into {base.name}@{base.revision}, weights in {dtype}")
     parity = merge(base.path, bundle, merged, adapter.golden, dtype)
-    for name in sorted(set(adapter.files) - {ADAPTER_WEIGHTS, ADAPTER_CONFIG, WHOLE_WEIGHTS, CONFIG}):
+    for name in sorted(set(adapter.files) - {ADAPTER_WEIGHTS, ADAPTER_CONFIG, WHOLE_WEIGHTS, WHOLE_CONFIG}):
         shutil.copyfile(bundle / name, merged / name)
     report(f"export: {parity.same} of {parity.prompts} golden prompts are answered with the adapter's tokens")
     known = None

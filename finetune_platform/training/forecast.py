@@ -11,7 +11,8 @@ from typing import NamedTuple
 from finetune_platform.inference.base_models import ResolvedModel, load_tokenizer
 from finetune_platform.inference.precision import choose_precision
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DatasetManifest, TrainingManifest
+from finetune_platform.manifests import DatasetManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.progress import Report
 from finetune_platform.task import Task
 from finetune_platform.task_training import Stage
@@ -107,7 +108,7 @@ def forecast(
         BadInput: As the run itself would.
     """
     first = task.training.stages[0]
-    rate = rate_of(device, measured, base.name, whole=first.peft is None, quantised=first.quantization is not None)
+    rate = rate_of(device, measured, base.name, whole=first.is_whole, quantised=first.quantization is not None)
     planned, search = list(task.training.stages), task.training.search
     if search is not None:
         planned[search.stage] = most_demanding(search, planned[search.stage])

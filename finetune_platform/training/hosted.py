@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from finetune_platform.errors import BadInput
 from finetune_platform.identity import canonical_json, content_id
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, HostedModel, TrainingManifest
+from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest
+from finetune_platform.manifests_training import HostedModel, TrainingManifest
 from finetune_platform.task import Task
 from finetune_platform.training import TRAINING_VERSION
 
@@ -56,7 +57,7 @@ def expect_plain_sft(task: Task, warm_start: str | None, place: str) -> None:
     stages = task.training.stages
     if len(stages) != 1 or stages[0].method != "sft":
         raise BadInput(f"training.stages: {place} trains one stage of method sft", "train elsewhere: launcher.place")
-    if stages[0].peft is None:
+    if stages[0].is_whole:
         raise BadInput(
             f"training.stages[0].peft: null trains all weights, and {place} does not say which weights it trains",
             "leave it out, or train elsewhere: launcher.place",

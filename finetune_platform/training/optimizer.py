@@ -142,7 +142,5 @@ def _dithered(weight: "torch.Tensor", generator: "torch.Generator") -> "torch.Te
 
 def optimizer_of(model: Any, stage: Stage) -> AdapterOptimizer:
     """What moves a model's trainable weights as a stage says."""
-    whole = stage.peft is None
-    return AdapterOptimizer(
-        trainable(model), stage.weight_decay, spared=vectors(model) if whole else [], dithered=whole
-    )
+    spared = vectors(model) if stage.is_whole else []
+    return AdapterOptimizer(trainable(model), stage.weight_decay, spared=spared, dithered=stage.is_whole)

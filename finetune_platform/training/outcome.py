@@ -9,7 +9,8 @@ from typing import Any
 
 from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, TrainingManifest, Usage
+from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest
+from finetune_platform.manifests_training import TrainingManifest, Usage
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.task import Task
 from finetune_platform.task_training import Stage

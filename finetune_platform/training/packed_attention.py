@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 NAME = "finetune_packed"
 
 SCORES_AT_MOST = 8_000_000
-"""Of a layer that fused layers on a CPU write out and keep, in formats of 16 bits: 16 MB."""
+"""Of a layer that fused layers write out and keep, in formats of 16 bits: 16 MB."""
 
 BLOCK = 128
 """FlexAttention's mask has blocks of so many tokens: a batch on a GPU is a whole number of them."""
@@ -75,6 +75,21 @@ def seeing(
         return (query >= key) & ((owner[key] == 0) | (owner[query] == owner[key]))
 
     return sees
+
+
+def written_scores(shared: int, tokens: int, rows: int, longest: int, heads: int, width: int) -> int:
+    """How many scores of a layer fused layers write out and keep; 0 where a kernel computes them again.
+
+    Args:
+        shared: Tokens that all rows see.
+        tokens: All of them.
+        rows: Behind the shared tokens.
+        longest: Tokens of the longest row of its own.
+        heads: Query heads.
+        width: Bytes of a number.
+    """
+    scores = (shared * tokens + rows * longest**2) * heads
+    return scores if width <= 2 and scores <= SCORES_AT_MOST else 0
 
 
 @contextmanager

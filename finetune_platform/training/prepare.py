@@ -12,7 +12,8 @@ from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import ResolvedModel, load_tokenizer
 from finetune_platform.inference.precision import Precision
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DatasetManifest, PrivacyRecord
+from finetune_platform.manifests import DatasetManifest
+from finetune_platform.manifests_training import PrivacyRecord
 from finetune_platform.progress import Report
 from finetune_platform.rows import Example
 from finetune_platform.task_training import Stage
@@ -170,7 +171,7 @@ def load(
     available = memory_available(device)
     by_row = data.promised is not None
     memory = plan_memory(model, data.objective, data.plan, data.engine, available, by_row=by_row)
-    require_memory(memory.needed, available, f"{base.name} on {device}", whole=stage.peft is None)
+    require_memory(memory.needed, available, f"{base.name} on {device}", whole=stage.is_whole)
     if memory.checkpointing:
         report("training: memory is short, so layers are computed again for the gradient (a third more work)")
         forward = forward.checkpointed()

@@ -14,7 +14,8 @@ from finetune_platform.identity import content_id
 from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.inference.precision import choose_precision
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DatasetManifest, TrainingManifest
+from finetune_platform.manifests import DatasetManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.progress import Ticker
 from finetune_platform.task import Task
 from finetune_platform.task_training import Stage

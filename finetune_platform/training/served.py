@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from finetune_platform.inference.base_models import ResolvedModel
-from finetune_platform.manifests import ServedRecord
+from finetune_platform.manifests_training import ServedRecord
 from finetune_platform.progress import Report
 from finetune_platform.task_training import Stage
 from finetune_platform.training.capacity import TOKENS_PER_FORWARD, memory_available, memory_needed

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune_platform.errors import Unreachable
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import Usage
+from finetune_platform.manifests_training import Usage
 from finetune_platform.progress import Report
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.training.loop import StepLog, Stopped

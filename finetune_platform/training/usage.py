@@ -7,7 +7,7 @@ import resource
 import sys
 from collections.abc import Sequence
 
-from finetune_platform.manifests import Usage
+from finetune_platform.manifests_training import Usage
 from finetune_platform.task import Cost
 from finetune_platform.task_training import Stage
 from finetune_platform.training.devices import device_name, matrix_rate

@@ -9,8 +9,6 @@ from typing import Any
 from finetune_platform.errors import PermanentError
 from finetune_platform.storage_errors import disk_failures
 
-CONFIG = "config.json"
-
 
 def is_whole(model: Any) -> bool:
     """Whether all weights of a model are trained; else it is a PEFT model, whose adapter is."""

@@ -11,7 +11,8 @@ from finetune_platform.drift.kept_reference import KeptReference
 from finetune_platform.drift.null_bounds import Vectors
 from finetune_platform.drift.reference import make_reference
 from finetune_platform.drift.rows import TrafficRow
-from finetune_platform.manifests import DriftManifest, ReferenceManifest
+from finetune_platform.manifests import ReferenceManifest
+from finetune_platform.manifests_drift import DriftManifest
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 KINDS = ["card", "transfer", "login", "refund"]

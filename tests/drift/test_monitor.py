@@ -19,7 +19,7 @@ from finetune_platform.drift.rows import TrafficRow
 from finetune_platform.drift.state import Champion, forget, known_of, ticks_of
 from finetune_platform.errors import BadInput, TransientError
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DriftManifest
+from finetune_platform.manifests_drift import DriftManifest
 from finetune_platform.task import Task
 from finetune_platform.task_file import load_task
 

@@ -13,7 +13,7 @@ from finetune_platform.drift.page import moment, percent, points, render_page
 from finetune_platform.drift.plots import evidence, evidence_plots
 from finetune_platform.drift.quality_plots import quality_plots
 from finetune_platform.drift.report import DriftReport, Look, ReferenceOf
-from finetune_platform.manifests import ChannelRecord, JudgeRecord, PerformancePoint, PerformanceRecord
+from finetune_platform.manifests_drift import ChannelRecord, JudgeRecord, PerformancePoint, PerformanceRecord
 
 ATTACK = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}'
 CHANNELS = {"novelty of questions": 1e9, "mix of questions": 1.0, "answers": 3.0}

@@ -14,7 +14,7 @@ from finetune_platform.drift.performance import (
     measure,
     over_time,
 )
-from finetune_platform.manifests import PerformanceRecord
+from finetune_platform.manifests_drift import PerformanceRecord
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 METRICS = ("exact_match", JUDGE, FEEDBACK)

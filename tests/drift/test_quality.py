@@ -13,7 +13,7 @@ from finetune_platform.drift.state import Champion
 from finetune_platform.errors import TransientError
 from finetune_platform.inference.judge import Judgement
 from finetune_platform.lake import Lake, Once
-from finetune_platform.manifests import DriftManifest
+from finetune_platform.manifests_drift import DriftManifest
 from finetune_platform.progress import Report
 from finetune_platform.task import Task
 

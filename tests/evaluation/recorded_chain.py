@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from finetune_platform.inference.engine import Completion
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import AdapterManifest, DatasetManifest, Manifest, TrainingManifest
+from finetune_platform.manifests import AdapterManifest, DatasetManifest, Manifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.progress import Report
 from finetune_platform.rows import EXAMPLE_SCHEMA, Example, Message
 

@@ -16,7 +16,8 @@ from finetune_platform.evaluation.intervals import wilson
 from finetune_platform.evaluation.publication import read_evidence
 from finetune_platform.inference.engine import Completion
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import AdapterManifest, EvaluationManifest, TrainingManifest
+from finetune_platform.manifests import AdapterManifest, EvaluationManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.task import Task
 
 

@@ -4,7 +4,9 @@ from finetune_platform.database import Database
 from finetune_platform.evaluation.evidence import ArmEvidence, BenchmarkEvidence, Evidence, Value
 from finetune_platform.evaluation.usage import Usage
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DriftManifest, EvaluationManifest, Manifest, SearchRecord, TrainingManifest
+from finetune_platform.manifests import EvaluationManifest, Manifest
+from finetune_platform.manifests_drift import DriftManifest
+from finetune_platform.manifests_training import SearchRecord, TrainingManifest
 
 NOON = "2026-01-01T12:00:00+00:00"
 

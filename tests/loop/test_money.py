@@ -13,7 +13,7 @@ from finetune_platform.labeling.answering import Annotation, annotate
 from finetune_platform.labeling.retraining import permit
 from finetune_platform.lake import Lake
 from finetune_platform.loop.money import return_of, spent_of
-from finetune_platform.manifests import SearchRecord
+from finetune_platform.manifests_training import SearchRecord
 from finetune_platform.task import Task
 from finetune_platform.task_file import load_task
 

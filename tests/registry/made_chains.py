@@ -21,8 +21,8 @@ from finetune_platform.manifests import (
     RawManifest,
     SourceRecord,
     SplitRecord,
-    TrainingManifest,
 )
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.registry.making import note_making
 from finetune_platform.registry.register import register
 from finetune_platform.rows import EXAMPLE_SCHEMA, REJECTED_SCHEMA, Example, Message

@@ -9,7 +9,8 @@ import boto3
 from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, asset, materialize
 
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, TrainingManifest
+from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.resources.ecs_launcher import EcsLauncher
 from finetune_platform.resources.ray_launcher import RayLauncher
 from finetune_platform.resources.sagemaker_launcher import SageMakerLauncher

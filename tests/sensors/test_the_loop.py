@@ -31,7 +31,7 @@ from finetune_platform.labeling.answering import Annotation, adjudicate, annotat
 from finetune_platform.labeling.batches import ToReview, batches_of, open_batch, read_batch
 from finetune_platform.labeling.retraining import begin_retraining, permit, retrainings_of
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import DriftManifest
+from finetune_platform.manifests_drift import DriftManifest
 from finetune_platform.sensors import drift_alarm, labels_ready
 from finetune_platform.sensors.attempts import PAUSE_S
 from finetune_platform.sensors.drift_alarm import CAUSE_TAG

@@ -13,7 +13,7 @@ from ticket_rows import TASK, example
 
 from finetune_platform.errors import BadInput
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import TrainingManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.resources.bedrock_launcher import BedrockLauncher
 from finetune_platform.resources.training_job import TrainingJob
 from finetune_platform.task_file import load_task

@@ -4,11 +4,13 @@ import shutil
 
 import pytest
 from ticket_rows import examples
+from transformers import AutoConfig
 
 from finetune_platform.errors import PermanentError, StorageFailed
 from finetune_platform.inference.base_models import load_tokenizer
 from finetune_platform.lake import Lake
 from finetune_platform.task_training import Lora
+from finetune_platform.training import packed_attention
 from finetune_platform.training.batches import Step
 from finetune_platform.training.capacity import memory_needed, plan_memory, require_disk, require_memory
 from finetune_platform.training.engine import Engine
@@ -41,6 +43,25 @@ def test_what_rows_share_needs_its_memory_once(model):
         assert engine.tokens(rows) == tokens
         needed.append(memory_needed(model, Tokens(rows, engine.shapes(rows)), [Step(1.0, (tuple(range(8)),))], engine))
     assert needed[0] < needed[1]
+
+
+def test_scores_that_fused_layers_write_out_count_in_16_bits_and_of_one_layer_where_layers_are_computed_again(
+    tiny_model, monkeypatch
+):
+    lora, rows = Lora(r=4), [TrainRow([*range(100, 150), i, i + 1], [0.0] * 51 + [1.0], "x") for i in range(8)]
+    engine, step = Engine(True, "", 2, "cpu"), Step(1.0, (tuple(range(8)),))
+    tokens = Tokens(rows, engine.shapes(rows))
+
+    def needed(most: int, dtype: str, *, again: bool = False) -> int:
+        monkeypatch.setattr(packed_attention, "SCORES_AT_MOST", most)
+        model = load_for_training(tiny_model, "tiny", lora, dtype=dtype, device="cpu", seed=0)[0]
+        return memory_needed(model, tokens, [step], engine, checkpointing=again)
+
+    config = AutoConfig.from_pretrained(tiny_model)
+    written = 2 * config.num_attention_heads * (50 * 58 + 8 * 1)
+    assert needed(10**6, "bfloat16") - needed(0, "bfloat16") == config.num_hidden_layers * written
+    assert needed(10**6, "bfloat16", again=True) - needed(0, "bfloat16", again=True) == written
+    assert needed(10**6, "float32") == needed(0, "float32")
 
 
 def test_short_memory_computes_layers_again_before_it_refuses(model, tiny_model):

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from finetune_platform.cli import app
 from finetune_platform.commands.installation import open_database, open_lake
 from finetune_platform.errors import BadInput
-from finetune_platform.manifests import TrainingManifest, Usage
+from finetune_platform.manifests_training import TrainingManifest, Usage
 from finetune_platform.task_search import Search
 from finetune_platform.training import TRAINING_VERSION, devices
 from finetune_platform.training.devices import Device, listed_gpu

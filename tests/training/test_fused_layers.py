@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_platform.inference.decoder import MODEL_TYPES
+from finetune_platform.training import packed_attention
 from finetune_platform.training.collate import packed
 from finetune_platform.training.engine import Engine
 from finetune_platform.training.forward import choose_forward
-from finetune_platform.training.fused import attention, dense_attention, flash_attention
+from finetune_platform.training.fused import dense_attention, flash_attention
 from finetune_platform.training.fused.decoder import FusedDecoder, against_fusing
 from finetune_platform.training.fused.heads import Heads
 from finetune_platform.training.loss import supervised_loss
@@ -141,8 +142,8 @@ def test_bfloat16_scores_are_written_out_unless_they_are_many(llama, monkeypatch
     exact = supervised_loss(llama, packed(rows, 0, "cpu"), FusedDecoder(llama)).item()
     short = adapted("llama").to(torch.bfloat16)
     losses = []
-    for most in (attention.SCORES_AT_MOST, 10):
-        monkeypatch.setattr(attention, "SCORES_AT_MOST", most)
+    for most in (packed_attention.SCORES_AT_MOST, 10):
+        monkeypatch.setattr(packed_attention, "SCORES_AT_MOST", most)
         losses.append(supervised_loss(short, packed(rows, 0, "cpu"), FusedDecoder(short)).item())
     assert taken == [flash_attention] * 4 + [dense_attention] * 4 + [flash_attention] * 4
     assert losses == pytest.approx([exact, exact], rel=0.02)

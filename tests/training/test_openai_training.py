@@ -15,7 +15,7 @@ from finetune_platform.assets.evaluation_report import _evaluation as evaluation
 from finetune_platform.assets.trained_adapter import _metadata as metadata_of
 from finetune_platform.errors import BadInput, PermanentError, Unreachable
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import TrainingManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.resources.openai_launcher import OpenAiLauncher
 from finetune_platform.resources.training_job import TrainingJob
 from finetune_platform.settings import settings

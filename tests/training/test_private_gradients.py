@@ -9,7 +9,7 @@ from ticket_rows import examples
 
 from finetune_platform.errors import BadInput
 from finetune_platform.inference.base_models import load_tokenizer
-from finetune_platform.manifests import PrivacyRecord
+from finetune_platform.manifests_training import PrivacyRecord
 from finetune_platform.settings import Launched
 from finetune_platform.task_training import Lora
 from finetune_platform.training.engine import Engine

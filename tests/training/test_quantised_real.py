@@ -4,13 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_stages_real import COMMON, DEMO, every_kind, sentences
+from real_runs import COMMON, answers, sentences, trained
 
-from finetune_platform.lake import Lake
-from finetune_platform.task_file import load_task
 from finetune_platform.task_training import Quantization, Stage, Training
-from finetune_platform.training.chain import run_training
-from finetune_platform.training.surroundings import Surroundings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -18,13 +14,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 def test_most_of_what_is_learned_beside_4_bits_is_left_beside_the_whole_model(
     publish_dataset: Any, tmp_path: Path, package_cache: Path
 ) -> None:
-    lake = Lake(str(tmp_path / "lake"))
-    rows = [row for row in every_kind(sentences(package_cache)[:100]) if row.kind == "sft"]
-    dataset = publish_dataset(lake, rows)
+    rows = answers(sentences(package_cache)[:100])
     stage = Stage(learning_rate=1e-3, quantization=Quantization(load_in_4bit=True), **COMMON)
-    task = load_task(DEMO).model_copy(update={"name": dataset.task, "training": Training(stages=[stage])})
-    surroundings = Surroundings(tmp_path / "work", f"sqlite:///{tmp_path}/mlflow.db", print)
-    run = run_training(task, dataset, lake, package_cache, surroundings)
+    run, _ = trained(publish_dataset, rows, Training(stages=[stage]), tmp_path, package_cache)
     assert run.served and run.served.validation_loss and run.validation_loss and run.first_loss
     print(run.first_loss, run.served_in_words)
     # A nat below the start, and the rounding costs a 135M model a part of that.

@@ -19,7 +19,7 @@ from test_processes import losses, step_reached, train
 from ticket_rows import TASK
 
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import TrainingManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.resources.ray_launcher import RayLauncher
 from finetune_platform.resources.training_job import TrainingJob
 from finetune_platform.task_file import load_task

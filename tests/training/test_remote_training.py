@@ -10,7 +10,8 @@ from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, a
 from ticket_rows import TASK
 
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, TrainingManifest
+from finetune_platform.manifests import MANIFEST_NAME
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.resources.launcher import Launcher
 from finetune_platform.resources.training_job import TrainingJob
 from finetune_platform.task_file import load_task

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from finetune_platform.errors import PermanentError
 from finetune_platform.inference.base_models import load_tokenizer
-from finetune_platform.manifests import TrainingManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.progress import parse_progress
 from finetune_platform.training import divergence
 from finetune_platform.training import run as run_module

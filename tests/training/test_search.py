@@ -16,7 +16,7 @@ from ticket_rows import examples
 from finetune_platform.assets.trained_adapter import _metadata as metadata_of
 from finetune_platform.errors import BadInput, PermanentError
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import TrainingManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.progress import parse_progress
 from finetune_platform.registry.card import _training
 from finetune_platform.task_search import Search

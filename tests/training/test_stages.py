@@ -10,7 +10,8 @@ from safetensors.numpy import load
 from ticket_rows import examples
 
 from finetune_platform.errors import BadInput
-from finetune_platform.manifests import MANIFEST_NAME, AdapterManifest, TrainingManifest
+from finetune_platform.manifests import MANIFEST_NAME, AdapterManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.rows import Example, Message
 from finetune_platform.task import Task
 from finetune_platform.task_labeling import WarmStart

@@ -19,7 +19,7 @@ from finetune_platform.inference.base_models import ResolvedModel, load_tokenize
 from finetune_platform.inference.chat import EngineError, LoadedAdapter
 from finetune_platform.inference.engine import Engine as AnsweringEngine
 from finetune_platform.inference.engines import build_engine
-from finetune_platform.manifests import TrainingManifest
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.task import Task
 from finetune_platform.task_search import Search
 from finetune_platform.task_serving import EngineRef

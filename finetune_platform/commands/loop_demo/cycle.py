@@ -21,7 +21,7 @@ from finetune_platform.errors import PermanentError
 from finetune_platform.labeling.batches import newest_batch, read_batch
 from finetune_platform.labeling.figures import figures_of
 from finetune_platform.labeling.readiness import alpha_in_words
-from finetune_platform.manifests import DriftManifest
+from finetune_platform.manifests_drift import DriftManifest
 from finetune_platform.progress import duration
 from finetune_platform.sensors.chain import STAGES
 from finetune_platform.sensors.labels_ready import RETRAIN_STAGES

@@ -10,7 +10,7 @@ import torch
 
 from finetune_platform.training.fused import dense_attention, flash_attention
 from finetune_platform.training.fused.heads import Heads
-from finetune_platform.training.packed_attention import SCORES_AT_MOST, Layout
+from finetune_platform.training.packed_attention import Layout, written_scores
 
 
 class Attended(NamedTuple):
@@ -47,5 +47,6 @@ def backward(
 
 
 def _kind(qkv: torch.Tensor, layout: Layout, heads: Heads) -> ModuleType:
-    scores = (layout.shared * len(qkv) + layout.grid.numel() * layout.grid.shape[1]) * heads.queries
-    return dense_attention if qkv.element_size() <= 2 and scores <= SCORES_AT_MOST else flash_attention
+    rows, longest = layout.grid.shape
+    written = written_scores(layout.shared, len(qkv), rows, longest, heads.queries, qkv.element_size())
+    return dense_attention if written else flash_attention

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from finetune_platform.errors import BadInput
-from finetune_platform.manifests import PrivacyRecord
+from finetune_platform.manifests_training import PrivacyRecord
 from finetune_platform.task_privacy import DifferentialPrivacy
 from finetune_platform.task_training import Stage
 from finetune_platform.training.private.sampling import Sampling

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from finetune_platform.errors import BadInput, PermanentError
-from finetune_platform.manifests import PrivacyRecord
+from finetune_platform.manifests_training import PrivacyRecord
 from finetune_platform.training.forward import Forward
 from finetune_platform.training.model import trainable
 from finetune_platform.training.objectives import Loss

@@ -14,7 +14,8 @@ from finetune_platform.errors import BadInput, PermanentError
 from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.inference.precision import choose_precision
 from finetune_platform.lake import Lake
-from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest, SearchRecord
+from finetune_platform.manifests import MANIFEST_NAME, DatasetManifest
+from finetune_platform.manifests_training import SearchRecord
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.task import Task
 from finetune_platform.task_search import Search
