@@ -1,4 +1,7 @@
-"""One side of `train.py`: trains as its plan says, by our trainer or by TRL's, and prints its figures as JSON."""
+"""One side of `train.py`: trains as its plan says, by our trainer or by TRL's, and prints its figures as JSON.
+
+python bench/train_side.py ours|trl|trl_same_steps PLAN.json
+"""
 
 import json
 import sys
@@ -14,7 +17,7 @@ SKIPPED_STEPS = 1
 def main() -> None:
     side, plan = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     folder = Path(plan["folder"]) / plan["name"].replace(" ", "_") / side
-    speed = (ours if side == "ours" else theirs)(plan, folder)
+    speed = ours(plan, folder) if side == "ours" else theirs(plan, folder, same_steps=side == "trl_same_steps")
     peak = peak_memory(plan["device"]) / 1e9
     print(json.dumps({**speed, "peak_gb": round(peak, 2), "validation_loss": measured(plan, folder)}))
 
@@ -88,7 +91,7 @@ def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
             AdapterOptimizer(trainable(model), 0.0),
             Tokens(rows, engine.shapes(rows)),
             steps,
-            learning_rates(len(steps), plan["rate"], "cosine", 0.1),
+            learning_rates(len(steps), plan["rate"], "constant", 0.0),
             held_out=None,
             eval_steps=len(steps),
             tokens_per_forward=TOKENS_PER_FORWARD[device],
@@ -106,14 +109,17 @@ def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+def theirs(plan: dict[str, Any], folder: Path, *, same_steps: bool) -> dict[str, Any]:
+    """TRL's side, from our first adapter; with our rows in each step, or the sampling that it has by default."""
     from importlib.util import find_spec
 
     import torch
     from datasets import Dataset
-    from peft import LoraConfig
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
+
+    from finetune_platform.training.model import save_adapter
 
     moments: list[float] = []
 
@@ -124,24 +130,27 @@ def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             moments.append(time.perf_counter())
 
-    _, _, steps = planned(plan)
-    in_order = [plan["rows"][number] for step in steps for batch in step.batches for number in batch]
-    said, on_gpu = [messages(plan, row) for row in in_order], plan["device"] == "cuda"
+    rows = plan["rows"]
+    if same_steps:
+        rows = [rows[number] for step in planned(plan)[2] for batch in step.batches for number in batch]
+    said, on_gpu = [messages(plan, row) for row in rows], plan["device"] == "cuda"
     flash, liger = (on_gpu and find_spec(name) is not None for name in ("flash_attn", "liger_kernel"))
     attention = "flash_attention_2" if flash else "sdpa"
+    save_adapter(fresh(plan), folder / "first")
+    base = AutoModelForCausalLM.from_pretrained(
+        plan["base"], dtype=getattr(torch, plan["dtype"]), attn_implementation=attention
+    )
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(
-            plan["base"], dtype=getattr(torch, plan["dtype"]), attn_implementation=attention
-        ),
+        model=PeftModel.from_pretrained(base, folder / "first", is_trainable=True),
         args=SFTConfig(
             output_dir=str(folder / "trainer"),
             max_steps=plan["steps"],
-            train_sampling_strategy="sequential",
+            train_sampling_strategy="sequential" if same_steps else "random",
             per_device_train_batch_size=plan["trl_rows_a_pass"],
             gradient_accumulation_steps=plan["rows_a_step"] // plan["trl_rows_a_pass"],
             learning_rate=plan["rate"],
-            lr_scheduler_type="cosine",
-            warmup_steps=max(1, plan["steps"] // 10),
+            lr_scheduler_type="constant",
+            warmup_steps=0,
             weight_decay=0.0,
             max_length=4096,
             seed=SEED,
@@ -157,16 +166,15 @@ def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
         ),
         train_dataset=Dataset.from_list([{"prompt": m[:-1], "completion": m[-1:]} for m in said]),
         processing_class=AutoTokenizer.from_pretrained(plan["base"]),
-        peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear"),
         callbacks=[Clock()],
     )
     trainer.train()
     trainer.save_model(str(folder))
     seconds = sum(end - start for start, end in zip(moments[::2], moments[1::2], strict=True))
     seconds -= sum(moments[2 * i + 1] - moments[2 * i] for i in range(SKIPPED_STEPS))
-    rows = plan["rows_a_step"] * (plan["steps"] - SKIPPED_STEPS)
+    counted = plan["rows_a_step"] * (plan["steps"] - SKIPPED_STEPS)
     settings = {"attention": attention, "padding_free": flash, "liger": liger, "rows a pass": plan["trl_rows_a_pass"]}
-    return {"steps": plan["steps"], "rows_per_second": round(rows / seconds, 3), "settings": settings}
+    return {"steps": plan["steps"], "rows_per_second": round(counted / seconds, 3), "settings": settings}
 
 
 def peak_memory(device: str) -> int:

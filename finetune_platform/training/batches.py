@@ -59,7 +59,8 @@ def plan_steps(
         epochs: Passes over the data; a fraction ends within a pass.
         batch_size: Rows of a batch.
         gradient_accumulation_steps: Batches of a step.
-        tokens_per_forward: Most tokens, padding included, of one forward pass: a larger batch is computed in parts.
+        tokens_per_forward: Most tokens, padding included, that the rows of one forward pass have of their own: a larger
+            batch is computed in parts.
         seed: Of the shuffles.
     """
     batches_an_epoch = math.ceil(len(rows) / batch_size)
@@ -78,7 +79,7 @@ def plan_steps(
 def split_by_tokens(batch: Sequence[int], rows: Sequence[Shape], tokens_per_forward: int) -> list[tuple[int, ...]]:
     """Consecutive parts of `batch`, each of one family and of at most so many tokens with padding.
 
-    A row that is longer stands alone.
+    What a family shares does not count: every further part would compute it again. A row that is longer stands alone.
     """
     parts: list[list[int]] = []
     width = 0
@@ -86,7 +87,7 @@ def split_by_tokens(batch: Sequence[int], rows: Sequence[Shape], tokens_per_forw
         row = rows[number]
         width = max(width, row.tokens - row.shared)
         fits = parts and row.family == rows[parts[-1][0]].family
-        if not fits or row.shared + (len(parts[-1]) + 1) * width > tokens_per_forward:
+        if not fits or (len(parts[-1]) + 1) * width > tokens_per_forward:
             parts.append([])
             width = row.tokens - row.shared
         parts[-1].append(number)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 NAME = "finetune_packed"
 
-SCORES_AT_MOST = 8_000_000
-"""Of a layer that fused layers write out and keep, in formats of 16 bits: 16 MB."""
+SCORES_AT_MOST = 16_000_000
+"""Of a layer that fused layers write out and keep, in formats of 16 bits: 32 MB."""
 
 BLOCK = 128
 """FlexAttention's mask has blocks of so many tokens: a batch on a GPU is a whole number of them."""

@@ -34,8 +34,13 @@ def test_a_plan_covers_the_rows_within_its_limits(shapes, epochs, batch_size, ac
     for batch in (batch for step in plan for batch in step.batches):
         members = [shapes[row] for row in batch]
         assert len({member.family for member in members}) == 1
-        shared = members[0].shared
-        assert len(batch) == 1 or shared + len(batch) * max(m.tokens - shared for m in members) <= budget
+        assert len(batch) == 1 or len(batch) * max(m.tokens - m.shared for m in members) <= budget
+
+
+def test_a_long_shared_prompt_is_read_once_a_step():
+    rows = [Shape(1_830, 0, 1_800)] * 64
+    plan = plan_steps(rows, epochs=1, batch_size=32, gradient_accumulation_steps=1, tokens_per_forward=2_048, seed=0)
+    assert [len(step.batches) for step in plan] == [1, 1]
 
 
 def test_another_seed_and_another_epoch_give_another_order():

@@ -130,20 +130,27 @@ def _over_own(qkv: torch.Tensor, layout: Layout, heads: Heads) -> Asked:
 
 
 def _answered(asked: Asked, heads: Heads, *, causal: int) -> Answered:
-    """Of each head the first `causal` queries are those of the keys' own tokens, and see no later one."""
-    keys, factor = asked.keys.transpose(1, 2), heads.scaling / math.log(2)
-    products = _times(asked.queries, keys, factor)
-    scores = products.to(torch.promote_types(products.dtype, torch.float32))
-    if scores.dtype != products.dtype:
-        # What rounding took from the products, which are summed up in float32: scores of 16 bits teach worse.
-        scores += torch.baddbmm(products, asked.queries, keys, beta=-1, alpha=factor)
+    """Of each head the first `causal` queries are those of the keys' own tokens, and see no later one.
+
+    The scores are written twice: once for the largest, once less the largest, which one more column takes from the
+    products where they are still summed up in float32. Scores of 16 bits rounded as they are teach worse; so those near
+    the largest, which count, are rounded least.
+    """
+    factor = heads.scaling / math.log(2)
+    scores = _times(asked.queries, asked.keys.transpose(1, 2), factor)
+    of_heads = scores.view(len(scores), heads.queries // heads.groups, -1, causal)[:, :, :causal]
     unseen = scores.new_full((causal, causal), -torch.inf).triu_(1)
-    of_heads = scores.view(len(scores), heads.queries // heads.groups, -1, causal)
-    of_heads[:, :, :causal] += unseen
+    of_heads += unseen
     largest = scores.amax(-1, keepdim=True)
-    total = scores.sub_(largest).exp2_().sum(-1, keepdim=True)
-    powers = scores.to(products.dtype)
-    return Answered(torch.bmm(powers, asked.values), powers, largest, total)
+    # Rounded, its reciprocal is the factor of all scores of a query alike.
+    one = scores.new_tensor(1 / factor)
+    queries = torch.cat([asked.queries, -largest], -1)
+    keys = torch.cat([asked.keys, one.expand(*asked.keys.shape[:2], 1)], -1)
+    _times(queries, keys.transpose(1, 2), factor, out=scores)
+    of_heads += unseen
+    powers, exact = scores.exp2_(), torch.promote_types(scores.dtype, torch.float32)
+    total = powers.sum(-1, keepdim=True, dtype=exact)
+    return Answered(torch.bmm(powers, asked.values), powers, largest.to(exact) * (one.item() * factor), total)
 
 
 def _gradient(gradient: torch.Tensor, means: torch.Tensor, asked: Asked, powers: torch.Tensor, heads: Heads) -> Asked:
@@ -156,11 +163,11 @@ def _gradient(gradient: torch.Tensor, means: torch.Tensor, asked: Asked, powers:
         powers: As they were.
         heads: Whose scaling counts.
     """
-    rounded = means.to(gradient.dtype)
-    slopes = torch.baddbmm(rounded, gradient, asked.values.transpose(1, 2), beta=-1)
-    if means.dtype != rounded.dtype:
-        slopes -= means - rounded
-    slopes *= powers
+    # The means as columns of the product, where they are taken off before anything is rounded.
+    coarse = means.to(gradient.dtype)
+    fine = (means - coarse).to(gradient.dtype)
+    values = torch.cat([asked.values, asked.values.new_ones(1, 1, 1).expand(*asked.values.shape[:2], 2)], -1)
+    slopes = torch.bmm(torch.cat([gradient, -coarse, -fine], -1), values.transpose(1, 2)).mul_(powers)
     return Asked(
         _times(slopes, asked.keys, heads.scaling),
         _times(slopes.transpose(1, 2), asked.queries, heads.scaling),
@@ -168,5 +175,5 @@ def _gradient(gradient: torch.Tensor, means: torch.Tensor, asked: Asked, powers:
     )
 
 
-def _times(a: torch.Tensor, b: torch.Tensor, factor: float) -> torch.Tensor:
-    return torch.baddbmm(a.new_zeros(()), a, b, beta=0, alpha=factor)
+def _times(a: torch.Tensor, b: torch.Tensor, factor: float, out: torch.Tensor | None = None) -> torch.Tensor:
+    return torch.baddbmm(a.new_zeros(()), a, b, beta=0, alpha=factor, out=out)
