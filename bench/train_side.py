@@ -4,6 +4,7 @@ python bench/train_side.py ours|trl|trl_same_steps PLAN.json
 """
 
 import json
+import random
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ SKIPPED_STEPS = 1
 def main() -> None:
     side, plan = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     folder = Path(plan["folder"]) / plan["name"].replace(" ", "_") / side
-    speed = ours(plan, folder) if side == "ours" else theirs(plan, folder, same_steps=side == "trl_same_steps")
+    speed = ours(plan, folder) if side == "ours" else theirs(plan, folder)
     peak = peak_memory(plan["device"]) / 1e9
     print(json.dumps({**speed, "peak_gb": round(peak, 2), "validation_loss": measured(plan, folder)}))
 
@@ -109,8 +110,8 @@ def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def theirs(plan: dict[str, Any], folder: Path, *, same_steps: bool) -> dict[str, Any]:
-    """TRL's side, from our first adapter; with our rows in each step, or the sampling that it has by default."""
+def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """TRL's side, from our first adapter; each step has our rows, in a random order."""
     from importlib.util import find_spec
 
     import torch
@@ -130,9 +131,11 @@ def theirs(plan: dict[str, Any], folder: Path, *, same_steps: bool) -> dict[str,
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             moments.append(time.perf_counter())
 
-    rows = plan["rows"]
-    if same_steps:
-        rows = [rows[number] for step in planned(plan)[2] for batch in step.batches for number in batch]
+    rows, shuffler = [], random.Random(SEED)
+    for step in planned(plan)[2]:
+        numbers = [number for batch in step.batches for number in batch]
+        shuffler.shuffle(numbers)
+        rows += [plan["rows"][number] for number in numbers]
     said, on_gpu = [messages(plan, row) for row in rows], plan["device"] == "cuda"
     flash, liger = (on_gpu and find_spec(name) is not None for name in ("flash_attn", "liger_kernel"))
     attention = "flash_attention_2" if flash else "sdpa"
@@ -145,7 +148,7 @@ def theirs(plan: dict[str, Any], folder: Path, *, same_steps: bool) -> dict[str,
         args=SFTConfig(
             output_dir=str(folder / "trainer"),
             max_steps=plan["steps"],
-            train_sampling_strategy="sequential" if same_steps else "random",
+            train_sampling_strategy="sequential",
             per_device_train_batch_size=plan["trl_rows_a_pass"],
             gradient_accumulation_steps=plan["rows_a_step"] // plan["trl_rows_a_pass"],
             learning_rate=plan["rate"],

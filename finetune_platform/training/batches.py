@@ -51,16 +51,17 @@ def plan_steps(
 ) -> list[Step]:
     """Every step of a training run.
 
-    Rows of one family and about the same length share a batch, so that little is padded or read twice; the order of
-    the batches is shuffled anew in every epoch, and so is who sits beside whom among rows of one length.
+    Which rows of a family share a step is drawn anew in every epoch, and so is the order of the steps. Rows of one
+    length together would be cheaper to pad, and teach worse: on Banking77 forty such steps ended at a validation loss
+    of 0.66, forty of rows drawn at random at 0.57. Within a step it makes no difference who shares a pass, so there
+    rows of one family and about one length do.
 
     Args:
         rows: The shape of each row.
         epochs: Passes over the data; a fraction ends within a pass.
         batch_size: Rows of a batch.
-        gradient_accumulation_steps: Batches of a step.
-        tokens_per_forward: Most tokens, padding included, that the rows of one forward pass have of their own: a larger
-            batch is computed in parts.
+        gradient_accumulation_steps: Batches of a step; they are computed as one.
+        tokens_per_forward: Of `split_by_tokens`, for each step.
         seed: Of the shuffles.
     """
     batches_an_epoch = math.ceil(len(rows) / batch_size)
@@ -70,26 +71,33 @@ def plan_steps(
     for epoch in range(math.ceil(total / steps_an_epoch) if total else 0):
         batches = _epoch(rows, batch_size, random.Random(f"{seed}/{epoch}"))
         for start in range(0, len(batches), gradient_accumulation_steps):
-            group = batches[start : start + gradient_accumulation_steps]
-            parts = [part for batch in group for part in split_by_tokens(batch, rows, tokens_per_forward)]
+            together = [row for batch in batches[start : start + gradient_accumulation_steps] for row in batch]
+            parts = split_by_tokens(by_likeness(together, rows), rows, tokens_per_forward)
             steps.append(Step((len(steps) + 1) / steps_an_epoch, tuple(parts)))
     return steps[:total]
 
 
-def split_by_tokens(batch: Sequence[int], rows: Sequence[Shape], tokens_per_forward: int) -> list[tuple[int, ...]]:
-    """Consecutive parts of `batch`, each of one family and of at most so many tokens with padding.
+def by_likeness(numbers: Sequence[int], rows: Sequence[Shape]) -> list[int]:
+    """Some rows' numbers, in an order in which neighbours are alike: family by family, short ones first."""
+    return sorted(numbers, key=lambda number: (rows[number].family, rows[number].tokens))
 
-    What a family shares does not count: every further part would compute it again. A row that is longer stands alone.
+
+def split_by_tokens(batch: Sequence[int], rows: Sequence[Shape], tokens_per_forward: int) -> list[tuple[int, ...]]:
+    """Consecutive parts of `batch`, each of one family, whose rows have at most so many tokens of their own.
+
+    Filled up to the longest they have at most twice as many. What a family shares does not count: every further part
+    would compute it again. A row that is longer stands alone.
     """
     parts: list[list[int]] = []
-    width = 0
+    total = width = 0
     for number in batch:
         row = rows[number]
-        width = max(width, row.tokens - row.shared)
-        fits = parts and row.family == rows[parts[-1][0]].family
-        if not fits or (len(parts[-1]) + 1) * width > tokens_per_forward:
+        own = row.tokens - row.shared
+        total, width = total + own, max(width, own)
+        fits = parts and row.family == rows[parts[-1][0]].family and total <= tokens_per_forward
+        if not fits or (len(parts[-1]) + 1) * width > 2 * tokens_per_forward:
             parts.append([])
-            width = row.tokens - row.shared
+            total = width = own
         parts[-1].append(number)
     return [tuple(part) for part in parts]
 
@@ -97,7 +105,7 @@ def split_by_tokens(batch: Sequence[int], rows: Sequence[Shape], tokens_per_forw
 def _epoch(rows: Sequence[Shape], batch_size: int, shuffler: random.Random) -> list[list[int]]:
     order = list(range(len(rows)))
     shuffler.shuffle(order)
-    order.sort(key=lambda number: (rows[number].family, rows[number].tokens))
+    order.sort(key=lambda number: rows[number].family)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     shuffler.shuffle(batches)
     return batches

@@ -21,7 +21,7 @@ from finetune_platform.training.rows import TrainRow
 from finetune_platform.training.whole_model import base_of, is_whole
 
 TOKENS_PER_FORWARD = {"cpu": 2048, "cuda": 8192}
-"""Most tokens of one forward pass, besides what its rows share: enough to keep the hardware busy, few enough for its
+"""Most tokens that the rows of one forward pass have of their own: enough to keep the hardware busy, few enough for its
 memory."""
 
 

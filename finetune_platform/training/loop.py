@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from finetune_platform.errors import PermanentError
-from finetune_platform.training.batches import Step, split_by_tokens
+from finetune_platform.training.batches import Step, by_likeness, split_by_tokens
 from finetune_platform.training.forward import Forward
 from finetune_platform.training.objectives import Objective
 from finetune_platform.training.optimizer import AdapterOptimizer
@@ -182,8 +182,7 @@ def _gradient(
 def sorted_batches(objective: Objective, tokens_per_forward: int) -> list[tuple[int, ...]]:
     """All units in forward passes of about equal rows."""
     shapes = objective.shapes
-    order = sorted(range(len(shapes)), key=lambda unit: (shapes[unit].family, shapes[unit].tokens))
-    return split_by_tokens(order, shapes, tokens_per_forward)
+    return split_by_tokens(by_likeness(range(len(shapes)), shapes), shapes, tokens_per_forward)
 
 
 def mean_loss(

@@ -27,7 +27,7 @@ from finetune_platform.training.tracking import Tracking
 from finetune_platform.training.whole_model import is_whole
 
 EDGE_STEPS = 10
-"""`first_loss` and `final_loss` are means over so many steps: batches are sorted by length, so one tells little."""
+"""`first_loss` and `final_loss` are means over so many steps: one tells little."""
 
 
 def manifest_of(

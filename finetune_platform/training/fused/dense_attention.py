@@ -137,20 +137,22 @@ def _answered(asked: Asked, heads: Heads, *, causal: int) -> Answered:
     the largest, which count, are rounded least.
     """
     factor = heads.scaling / math.log(2)
+    exact = torch.promote_types(asked.queries.dtype, torch.float32)  # In 16 bits what goes over rows is slow, too.
     scores = _times(asked.queries, asked.keys.transpose(1, 2), factor)
     of_heads = scores.view(len(scores), heads.queries // heads.groups, -1, causal)[:, :, :causal]
     unseen = scores.new_full((causal, causal), -torch.inf).triu_(1)
     of_heads += unseen
-    largest = scores.amax(-1, keepdim=True)
+    largest = scores.to(exact).amax(-1, keepdim=True)
     # Rounded, its reciprocal is the factor of all scores of a query alike.
     one = scores.new_tensor(1 / factor)
-    queries = torch.cat([asked.queries, -largest], -1)
+    queries = torch.cat([asked.queries, -largest.to(scores.dtype)], -1)
     keys = torch.cat([asked.keys, one.expand(*asked.keys.shape[:2], 1)], -1)
     _times(queries, keys.transpose(1, 2), factor, out=scores)
     of_heads += unseen
-    powers, exact = scores.exp2_(), torch.promote_types(scores.dtype, torch.float32)
-    total = powers.sum(-1, keepdim=True, dtype=exact)
-    return Answered(torch.bmm(powers, asked.values), powers, largest.to(exact) * (one.item() * factor), total)
+    powers = scores.to(exact).exp2_()
+    total = powers.sum(-1, keepdim=True)
+    scores.copy_(powers)
+    return Answered(torch.bmm(scores, asked.values), scores, largest.mul_(one.item() * factor), total)
 
 
 def _gradient(gradient: torch.Tensor, means: torch.Tensor, asked: Asked, powers: torch.Tensor, heads: Heads) -> Asked:
