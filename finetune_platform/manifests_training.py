@@ -21,15 +21,17 @@ class HostedModel(Record):
 class Usage(Record):
     """What a stage of training took.
 
-    `flops` of its steps are counted from the model's shape (`training/work.py`); `seconds` are theirs, validation and
-    start-up apart, and those of one of the `processes` that shared the work. `peak_memory_bytes` is the GPU's, or on a
-    CPU the process's, libraries included. `utilisation` is the share of the GPU's matrix rate by its data sheet that
-    the counted operations reached. `energy_wh` is null where it was not measured over the whole run, and `energy_from`
-    says what was measured, or why nothing; `cost` is null where the task names no price.
+    `flops` of its steps are counted from the model's shape (`training/work.py`); `seconds` are theirs, validation
+    and start-up apart, and those of one of the `processes` that shared the work; with `fsdp` the base model was
+    divided among them. `peak_memory_bytes` is the GPU's, or on a CPU the process's, libraries included.
+    `utilisation` is the share of the GPU's matrix rate by its data sheet that the counted operations reached.
+    `energy_wh` is null where it was not measured over the whole run, and `energy_from` says what was measured, or
+    why nothing; `cost` is null where the task names no price.
     """
 
     device: str
     processes: int = 1
+    fsdp: bool = False
     flops: float
     seconds: float
     tokens_per_second: float
@@ -124,12 +126,13 @@ class TrainingManifest(Manifest):
 
     Parents: `curated_dataset`; `warm_start`; `search`.
 
-    `replayed_rows` of the `train_rows` had been trained on before; null where training did not begin at an adapter.
-    A `hosted` model has no `adapter/`: its weights, its template and what else is empty here are its provider's.
-    `kinds` are the kinds of rows that the run read of its dataset, `privacy` what its private stages promise.
-    `golden_kept_by_merge` counts the golden prompts that are answered the same once the adapter is merged, in the
-    run's number format. `served` is what became of an adapter whose base model was held in 4 bits: its golden prompts
-    and their merge are those of the base model as it is served, its losses those of training.
+    `replayed_rows` of the `train_rows` had been trained on before; null where training did not begin at an adapter. A
+    `hosted` model has no `adapter/`: its weights, its template and what else is empty here are its provider's. `kinds`
+    are the kinds of rows that the run read of its dataset, `privacy` what its private stages promise.
+    `golden_kept_by_merge` counts the golden prompts that are answered the same once the adapter is merged, in the run's
+    number format; null where nothing was merged (`merge_in_words`). `served` is what became of an adapter whose base
+    model was held in 4 bits: its golden prompts and their merge are those of the base model as it is served, its losses
+    those of training.
     """
 
     FOLDER = "training_runs"
@@ -167,6 +170,14 @@ class TrainingManifest(Manifest):
     def served_in_words(self) -> str | None:
         """What became of an adapter whose base model was held in 4 bits; None for another."""
         return None if self.served is None else self.served.in_words(self.validation_loss, len(self.golden))
+
+    @property
+    def merge_in_words(self) -> str | None:
+        """How many golden prompts keep their tokens in a merge, or why that is not known; None: nothing to merge."""
+        if self.golden_kept_by_merge is not None:
+            return f"{self.golden_kept_by_merge} of {len(self.golden)}"
+        divided = self.usage is not None and self.usage.fsdp
+        return "not tested: the base model was divided among processes" if divided and not self.is_whole else None
 
     @property
     def is_whole(self) -> bool:

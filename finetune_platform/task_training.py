@@ -121,11 +121,13 @@ class Stage(Strict):
 class Training(Strict):
     """How the adapter is trained: the stages in order, by how many `processes` together; `auto`: one for every GPU.
 
-    With a `search` the options of one stage are chosen by trials before it begins.
+    With `fsdp` each of them holds a part of the base model instead of all of it. With a `search` the options of one
+    stage are chosen by trials before it begins.
     """
 
     stages: list[Stage] = Field(default=[Stage()], min_length=1)
     processes: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
+    fsdp: bool = False
     search: Search | None = None
 
     @property
@@ -145,6 +147,33 @@ class Training(Strict):
                 raise ValueError(
                     f"stages[{number}].quantization differs from stages[0].quantization: the adapter would learn "
                     "beside one base model and go on beside another, so write the same in all"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def what_is_divided_is_frozen(self) -> "Training":
+        if not self.fsdp:
+            return self
+        if self.processes == 1:
+            raise ValueError(
+                "fsdp: divides the base model among processes, and processes is 1; write how many, or `auto` for one "
+                "on every GPU, or leave fsdp out"
+            )
+        for number, stage in enumerate(self.stages):
+            if stage.peft is None:
+                raise ValueError(
+                    f"fsdp: divides the weights that an adapter leaves alone, and stages[{number}].peft: null trains "
+                    "them all; leave one of them out"
+                )
+            if stage.quantization is not None:
+                raise ValueError(
+                    f"fsdp: weights in 4 bits are not divided, and stages[{number}].quantization holds them so; leave "
+                    "one of them out"
+                )
+            if stage.privacy is not None:
+                raise ValueError(
+                    f"fsdp: the gradient of each row, which stages[{number}].privacy asks for, is made of weights that "
+                    "are whole; leave one of them out"
                 )
         return self
 

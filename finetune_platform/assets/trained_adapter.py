@@ -111,9 +111,8 @@ def _metadata(training: TrainingManifest, lake: Lake, tracking_uri: str) -> dict
 
 
 def _merge(training: TrainingManifest) -> dict[str, str]:
-    if training.golden_kept_by_merge is None:
-        return {}
-    return {"golden prompts kept by a merge": f"{training.golden_kept_by_merge} of {len(training.golden)}"}
+    told = training.merge_in_words
+    return {} if told is None else {"golden prompts kept by a merge": told}
 
 
 def _privacy(training: TrainingManifest) -> dict[str, Any]:

@@ -85,6 +85,8 @@ def _print(found: Forecast, title: str) -> None:
         Text.assemble("memory  ", verdict, f": {found.memory / 1e9:.1f} GB of {device.memory / 1e9:.1f} GB"),
         soft_wrap=True,
     )
+    if found.shards > 1:
+        out.print(f"        of each of {found.shards} processes: the base model is divided among them (training.fsdp)")
     out.print(f"time    {duration(found.seconds)} for steps and validation; start-up comes on top", soft_wrap=True)
     told = "unknown: cost.training_hour is not set" if found.cost is None else f"{found.cost:.2f} {found.currency}"
     out.print(f"cost    {told}")

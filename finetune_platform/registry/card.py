@@ -88,10 +88,8 @@ def _training(training: TrainingManifest) -> str:
     took = ""
     if training.usage is not None:
         took = "".join(f"{name[0].upper()}{name[1:]}: {told}.\n" for name, told in training.usage.in_words().items())
-    if training.golden_kept_by_merge is not None:
-        took += (
-            f"{training.golden_kept_by_merge} of {len(training.golden)} golden prompts keep their tokens in a merge.\n"
-        )
+    if training.merge_in_words is not None:
+        took += f"Golden prompts that keep their tokens in a merge: {training.merge_in_words}.\n"
     if training.served_in_words is not None:
         took += (
             "The base model was held in 4 bits in training; the adapter is evaluated and served beside the whole one: "

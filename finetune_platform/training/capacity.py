@@ -18,6 +18,7 @@ from finetune_platform.training.model import trainable
 from finetune_platform.training.objectives import Objective
 from finetune_platform.training.packed_attention import written_scores
 from finetune_platform.training.rows import TrainRow
+from finetune_platform.training.sharded import gathered_bytes
 from finetune_platform.training.whole_model import base_of, is_whole
 
 TOKENS_PER_FORWARD = {"cpu": 2048, "cuda": 8192}
@@ -33,7 +34,14 @@ class MemoryPlan(NamedTuple):
 
 
 def plan_memory(
-    model: Any, objective: Objective, plan: Sequence[Step], engine: Engine, available: int, *, by_row: bool = False
+    model: Any,
+    objective: Objective,
+    plan: Sequence[Step],
+    engine: Engine,
+    available: int,
+    *,
+    by_row: bool = False,
+    sharded: bool = False,
 ) -> MemoryPlan:
     """Keeps what layers compute for the gradient where there is memory for it, else their inputs only.
 
@@ -44,11 +52,13 @@ def plan_memory(
         engine: Likewise.
         available: Bytes.
         by_row: Likewise; what single rows' gradients are made of is always kept.
+        sharded: Whether the base model is divided among processes, each of which gathers layers.
     """
-    kept = memory_needed(model, objective, plan, engine, by_row=by_row)
+    gathered = gathered_bytes(base_of(model)) if sharded else 0
+    kept = memory_needed(model, objective, plan, engine, by_row=by_row) + gathered
     if by_row or kept <= available:
         return MemoryPlan(kept, False)
-    return MemoryPlan(memory_needed(model, objective, plan, engine, checkpointing=True), True)
+    return MemoryPlan(memory_needed(model, objective, plan, engine, checkpointing=True) + gathered, True)
 
 
 def memory_needed(

@@ -54,6 +54,10 @@ def run_training(
         Stopped: `surroundings.stop` said so; the same call goes on from there.
         FinetuneError: Naming what to change; checkpoints are kept.
     """
+    if task.training.fsdp:
+        processes = processes._replace(sharded=processes.size > 1)
+        if not processes.sharded:
+            surroundings.report("training: one process holds the whole base model: training.fsdp divides nothing here")
     require_bitsandbytes(task.training.stages)
     search = task.training.search
     if search is not None:

@@ -32,7 +32,10 @@ RUNS = 5
 
 
 class StageForecast(NamedTuple):
-    """One stage. `memory` is that of the largest pass beyond the loaded model, `model` the model's, in bytes."""
+    """One stage. `memory` is that of the largest pass beyond the loaded model, `model` the model's, in bytes.
+
+    Of a base model that is divided among processes both are those of one of them.
+    """
 
     method: str
     rows: int
@@ -63,7 +66,8 @@ class SearchForecast(NamedTuple):
 class Forecast(NamedTuple):
     """The whole training of a task on one device; `cost` is None where the task names no price.
 
-    Of a searched stage the options count that take most. Its `search` comes on top.
+    Of a searched stage the options count that take most. Its `search` comes on top. The base model is divided among
+    `shards` processes.
     """
 
     device: Device
@@ -72,6 +76,7 @@ class Forecast(NamedTuple):
     cost: float | None
     currency: str
     search: SearchForecast | None = None
+    shards: int = 1
 
     @property
     def seconds(self) -> float:
@@ -107,21 +112,40 @@ def forecast(
     Raises:
         BadInput: As the run itself would.
     """
-    first = task.training.stages[0]
-    rate = rate_of(device, measured, base.name, whole=first.is_whole, quantised=first.quantization is not None)
+    first, shards = task.training.stages[0], shards_of(task)
+    rate = rate_of(
+        device,
+        measured,
+        base.name,
+        whole=first.is_whole,
+        quantised=first.quantization is not None,
+        sharded=shards > 1,
+    )
     planned, search = list(task.training.stages), task.training.search
     if search is not None:
         planned[search.stage] = most_demanding(search, planned[search.stage])
         planned = [stage.model_copy(update={"peft": planned[search.stage].peft}) for stage in planned]
-    stages = [_stage(stage, task, dataset, base, device, rate, lake, report) for stage in planned]
+    stages = [_stage(stage, task, dataset, base, device, rate, shards, lake, report) for stage in planned]
     price = task.cost.training_hour or None
-    found = Forecast(device, rate, stages, None, task.cost.currency)
+    found = Forecast(device, rate, stages, None, task.cost.currency, shards=shards)
     if search is not None:
         budget = search.minutes * 60
         found = found._replace(
             search=SearchForecast(search.stage, search.trials, budget, price and budget / 3600 * price)
         )
     return found._replace(cost=price and found.seconds / 3600 * price)
+
+
+def shards_of(task: Task) -> int:
+    """Among how many processes the base model is divided; `auto` is as many as this machine has GPUs."""
+    import torch
+
+    ray = task.launcher.ray if task.launcher.place == "ray" else None
+    if not task.training.fsdp:
+        return 1
+    if ray is not None and ray.workers > 1:
+        return ray.workers
+    return max(1, torch.cuda.device_count()) if task.training.processes == "auto" else task.training.processes
 
 
 def rate_of(
@@ -131,6 +155,7 @@ def rate_of(
     *,
     whole: bool = False,
     quantised: bool = False,
+    sharded: bool = False,
 ) -> Rate:
     """The rate of the newest runs on the device, those of the same base model where there are some.
 
@@ -140,11 +165,13 @@ def rate_of(
         base_model: To be trained.
         whole: Whether all of its weights are; adapters go another way through a CPU.
         quantised: Whether its weights are held in 4 bits, which takes longer.
+        sharded: Whether they are divided among processes, likewise.
     """
     # Another version of the training code may be several times as fast.
     ours = [run for run in measured if run.code_version == TRAINING_VERSION]
     ours = [run for run in ours if run.is_whole == whole and _in_4_bits(run) == quantised]
     here = [run for run in ours if run.usage is not None and _ran_on(device, run.usage.device)]
+    here = [run for run in here if run.usage is not None and run.usage.fsdp == sharded]
     same = [run for run in here if run.base_model == base_model]
     chosen = (same or here)[-RUNS:]
     took = [run.usage for run in chosen if run.usage is not None]
@@ -170,6 +197,7 @@ def _stage(
     base: ResolvedModel,
     device: Device,
     rate: Rate,
+    shards: int,
     lake: Lake,
     report: Report,
 ) -> StageForecast:
@@ -177,19 +205,21 @@ def _stage(
     data = read_data(lake, dataset, base, tokenizer, stage, task.system_prompt, device.kind, report)
     model = skeleton(base.path, base.name, stage.peft, choose_precision(stage.dtype, device.kind).dtype)
     network = network_of(model, stage.quantization)
+    part = network.bytes // shards
     work = work_of(network, data.plan, data.objective, data.engine.packs, data.held_out, stage.eval_steps)
     return StageForecast(
         stage.method,
         len(data.objective.shapes),
         work,
-        network.bytes,
+        part,
         plan_memory(
             model,
             data.objective,
             data.plan,
             data.engine,
-            device.memory - network.bytes,
+            device.memory - part,
             by_row=stage.privacy is not None,
+            sharded=shards > 1,
         ).needed,
         max(work.flops / rate.flops, _reading(network, work, device)),
         work.validation_flops / rate.flops,

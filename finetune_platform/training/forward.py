@@ -11,6 +11,7 @@ from finetune_platform.training.loss import log_probs, supervised_loss
 from finetune_platform.training.packed_attention import as_packed
 from finetune_platform.training.quantised import in_4_bits
 from finetune_platform.training.rows import TrainRow
+from finetune_platform.training.sharded import is_sharded
 from finetune_platform.training.whole_model import base_of, is_whole
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ def choose_forward(model: Any, engine: Engine) -> Forward:
     elif is_whole(model):
         # Fused layers have no gradient for the weights that an adapter leaves alone.
         against = "all weights are trained"
+    elif is_sharded(base_of(model)):
+        # Fused layers lay weights that are read together side by side, which is theirs for good.
+        against = "the base model is divided among processes"
     elif in_4_bits(base_of(model)):
         against = "the base model is in 4 bits"
     else:

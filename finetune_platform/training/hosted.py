@@ -57,6 +57,11 @@ def expect_plain_sft(task: Task, warm_start: str | None, place: str) -> None:
     stages = task.training.stages
     if len(stages) != 1 or stages[0].method != "sft":
         raise BadInput(f"training.stages: {place} trains one stage of method sft", "train elsewhere: launcher.place")
+    if task.training.fsdp:
+        raise BadInput(
+            f"training.fsdp: {place} decides itself how it holds its model",
+            "leave it out, or train elsewhere: launcher.place",
+        )
     if stages[0].is_whole:
         raise BadInput(
             f"training.stages[0].peft: null trains all weights, and {place} does not say which weights it trains",

@@ -16,7 +16,7 @@ from finetune_platform.training.forward import Forward
 from finetune_platform.training.objectives import Objective
 from finetune_platform.training.optimizer import AdapterOptimizer
 from finetune_platform.training.private.gradients import PrivateGradient
-from finetune_platform.training.processes import ALONE, Processes
+from finetune_platform.training.processes import ALONE, Pass, Processes
 from finetune_platform.training.random_state import random_state, restore_random_state
 
 
@@ -121,7 +121,7 @@ def train_steps(
         tokens = sum(len(row.input_ids) for batch in step.batches for row in objective.rows(batch))
         measured = None
         if held_out is not None and ((number + 1) % eval_steps == 0 or number + 1 == len(plan)):
-            measured = mean_loss(forward, held_out, batches[processes.rank :: processes.size], processes)
+            measured = mean_loss(forward, held_out, batches, processes)
         yield StepLog(
             step=number + 1,
             epoch=round(step.epoch, 4),
@@ -143,7 +143,7 @@ def _gradient(
     optimizer: AdapterOptimizer,
     objective: Objective,
     step: Step,
-    mine: Sequence[Sequence[int]],
+    mine: Sequence[Pass],
     steps_done: int,
     stop: Callable[[], bool],
     processes: Processes,
@@ -153,15 +153,17 @@ def _gradient(
     before = random_state()
     weight = sum(objective.weight(batch) for batch in step.batches) or 1.0
     sums, asked = Counter[str](), False
-    for batch in mine:
-        if asked := stop():
+    for units, counts in mine:
+        if asked := processes.agree(stop()):
             break
         if private is None:
-            part = objective.loss(forward, batch)
-            (part.total / weight).backward()
+            part = objective.loss(forward, units)
+            # What counts nothing goes backward too: the others gather their layers with this process.
+            (part.total / weight if counts else part.total * 0.0).backward()
         else:
-            part = private.add(objective.rows(batch))
-        sums.update({"loss": part.total.item(), **part.measures})
+            part = private.add(objective.rows(units))
+        if counts:
+            sums.update({"loss": part.total.item(), **part.measures})
     # Here and nowhere else: one that left earlier would leave the others waiting for its sums.
     names = ("loss", *objective.measured)
     *values, stopped = processes.sums(*(sums[name] / weight for name in names), asked)
@@ -193,7 +195,7 @@ def mean_loss(
     Args:
         forward: The model and the way through it.
         objective: What is measured.
-        batches: This process's units.
+        batches: All units.
         processes: That share the work.
     """
     import torch
@@ -201,9 +203,10 @@ def mean_loss(
     sums, was_training = Counter[str](), forward.model.training
     forward.model.eval()
     with torch.no_grad():
-        for batch in batches:
-            part = objective.loss(forward, batch)
-            sums.update({"loss": part.total.item(), **part.measures})
+        for units, counts in processes.deal(batches):
+            part = objective.loss(forward, units)
+            if counts:
+                sums.update({"loss": part.total.item(), **part.measures})
     forward.model.train(was_training)
     weight = objective.weight(range(len(objective.shapes)))
     loss, *measures = processes.sums(*(sums[name] / weight for name in ("loss", *objective.measured)))

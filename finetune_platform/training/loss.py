@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_platform.training.collate import Batch
 from finetune_platform.training.packed_attention import attending
 from finetune_platform.training.rows import TrainRow
+from finetune_platform.training.sharded import with_root_gathered
 from finetune_platform.training.whole_model import base_of
 
 if TYPE_CHECKING:
@@ -32,10 +33,14 @@ def log_probs(model: Any, batch: Batch, fused: "FusedDecoder | None" = None) -> 
     Returns:
         (n,) in nats, with a gradient.
     """
+    base = base_of(model)
+    return with_root_gathered(base, lambda: _log_probs(base, batch, fused))
+
+
+def _log_probs(base: Any, batch: Batch, fused: "FusedDecoder | None") -> "torch.Tensor":
     import torch
     from torch.utils.checkpoint import checkpoint
 
-    base = base_of(model)
     if fused is not None and batch.layout is not None and batch.position_ids is not None:
         hidden = fused(batch.input_ids, batch.position_ids, batch.layout, batch.positions)
     else:

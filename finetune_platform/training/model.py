@@ -13,8 +13,10 @@ from finetune_platform.errors import BadInput
 from finetune_platform.inference.precision import Precision, choose_precision
 from finetune_platform.storage_errors import disk_failures
 from finetune_platform.task_training import Lora, Quantization
+from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.quantised import load_in_4_bits
-from finetune_platform.training.whole_model import is_whole, restore_whole, save_whole
+from finetune_platform.training.sharded import mesh_of, shard
+from finetune_platform.training.whole_model import base_of, is_whole, restore_whole, save_whole
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -36,6 +38,7 @@ def load_for_training(
     device: str,
     seed: int,
     quantization: Quantization | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[Any, Precision]:
     """A PEFT model whose adapter is new, or a model all of which is trained, and the number format it computes in.
 
@@ -49,18 +52,45 @@ def load_for_training(
         device: `cuda` or `cpu`.
         seed: Of the adapter's first weights.
         quantization: How the base model's weights are held; None: in the number format.
+        processes: Among which the base model is divided, where it is; they load it one after the other then.
 
     Raises:
         BadInput: `target_modules` name no layer of this model, or its weights cannot be held so.
+        PermanentError: The model cannot be divided.
     """
+    precision = choose_precision(dtype, device)
+
+    def load(place: str) -> Any:
+        return _load(base_model, base_model_name, lora, precision.dtype, place, seed, quantization)
+
+    if not processes.sharded:
+        return load(device), precision
+    mesh = mesh_of(device, processes.size)
+
+    def load_part() -> Any:
+        model = load("cpu")
+        shard(base_of(model), trainable(model), device, mesh)
+        return model
+
+    return processes.one_by_one(load_part), precision
+
+
+def _load(
+    base_model: Path,
+    base_model_name: str,
+    lora: Lora | None,
+    dtype: str,
+    device: str,
+    seed: int,
+    quantization: Quantization | None,
+) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    precision = choose_precision(dtype, device)
     loading: dict[str, Any] = {
-        "dtype": getattr(torch, precision.dtype),
+        "dtype": getattr(torch, dtype),
         "local_files_only": True,
         "attn_implementation": "sdpa",
         "use_safetensors": True,
@@ -70,7 +100,7 @@ def load_for_training(
     else:
         base = load_in_4_bits(base_model, quantization, device, **loading)
     torch.manual_seed(seed)
-    return base if lora is None else _with_adapter(base, base_model_name, lora), precision
+    return base if lora is None else _with_adapter(base, base_model_name, lora)
 
 
 def skeleton(base_model: Path, base_model_name: str, lora: Lora | None, dtype: Literal["bfloat16", "float32"]) -> Any:

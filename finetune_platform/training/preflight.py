@@ -14,6 +14,7 @@ from finetune_platform.training.loss import full_logits_loss
 from finetune_platform.training.model import trainable
 from finetune_platform.training.quantised import computed_in_float32
 from finetune_platform.training.rows import TrainRow
+from finetune_platform.training.sharded import gathered_in_float32, is_sharded
 from finetune_platform.training.whole_model import base_of
 
 if TYPE_CHECKING:
@@ -98,13 +99,14 @@ def _norm(parts: "Iterable[torch.Tensor]") -> float:
 @contextmanager
 def _in_float32(model: Any) -> Iterator[None]:
     """The model without dropout and with float32 weights, for a while; its own weights come back untouched."""
-    kept = [(p, p.data) for p in model.parameters() if p.is_floating_point()]
+    own = trainable(model) if is_sharded(base_of(model)) else model.parameters()
+    kept = [(p, p.data) for p in own if p.is_floating_point()]
     was_training = model.training
     try:
         model.eval()
         for parameter, data in kept:
             parameter.data = data.float()
-        with computed_in_float32(base_of(model)):
+        with computed_in_float32(base_of(model)), gathered_in_float32(base_of(model)):
             yield
     finally:
         for parameter, data in kept:

@@ -32,6 +32,7 @@ from finetune_platform.training.objectives import DirectPreference, KahnemanTver
 from finetune_platform.training.preflight import compare_with_separate_rows, supervised_texts
 from finetune_platform.training.private.accounting import promise
 from finetune_platform.training.private.sampling import poisson_plan, sampling_of
+from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.replay import Earlier, mix
 from finetune_platform.training.rows import TrainRow, place_of, read_split
 from finetune_platform.training.units import units_of
@@ -92,6 +93,7 @@ def prepare(
     earlier: Earlier | None = None,
     begin: Callable[[Any], None] = lambda model: None,
     noise_key: bytes = b"",
+    processes: Processes = ALONE,
 ) -> Prepared:
     """Reads, tokenises, plans, loads and proves.
 
@@ -106,6 +108,7 @@ def prepare(
         earlier: What a warm start's adapter has been trained on.
         begin: Puts the weights into the model at which training begins.
         noise_key: The run's secret, of private training.
+        processes: That train together and all make this call.
 
     Raises:
         BadInput: A row does not fit the template or `max_length`; the adapter's options do not fit the model.
@@ -117,7 +120,7 @@ def prepare(
     data = read_data(lake, dataset, base, tokenizer, stage, system_prompt, device, report, earlier, noise_key=noise_key)
     for number, text in enumerate(data.supervised_texts, 1):
         report(f"preflight: row {number} is trained to say {text if len(text) <= SHOWN else text[:SHOWN] + '…'!r}")
-    return load(lake, base, stage, tokenizer, data, work_dir, report, begin=begin)
+    return load(lake, base, stage, tokenizer, data, work_dir, report, begin=begin, processes=processes)
 
 
 def load(
@@ -131,6 +134,7 @@ def load(
     *,
     begin: Callable[[Any], None] = lambda model: None,
     proven: bool = False,
+    processes: Processes = ALONE,
 ) -> Prepared:
     """Loads the model for data that are read, and proves that it may be trained.
 
@@ -144,6 +148,7 @@ def load(
         report: Told of every step.
         begin: Puts the weights into the model at which training begins.
         proven: A run on the same data has compared batches with rows, and computed what the reference says.
+        processes: That train together and all make this call.
 
     Raises:
         BadInput: The adapter's options do not fit the model.
@@ -160,6 +165,7 @@ def load(
         device=device,
         seed=stage.seed,
         quantization=stage.quantization,
+        processes=processes,
     )
     forward = choose_forward(model, data.engine)
     report(f"training: computing in {precision.dtype} on {device}: {precision.reason}; {forward.reason}")
@@ -169,8 +175,17 @@ def load(
             "learns beside them and is served beside the base model as it is: what that costs is measured at the end"
         )
     available = memory_available(device)
+    if processes.sharded:
+        # Of a divided model all compute their layers again, or none does.
+        available = min(processes.gather(available))
+        report(
+            f"training: the base model is divided among {processes.size} processes (FSDP): each holds its part of "
+            "every layer and gathers a layer while it computes"
+        )
     by_row = data.promised is not None
-    memory = plan_memory(model, data.objective, data.plan, data.engine, available, by_row=by_row)
+    memory = plan_memory(
+        model, data.objective, data.plan, data.engine, available, by_row=by_row, sharded=processes.sharded
+    )
     require_memory(memory.needed, available, f"{base.name} on {device}", whole=stage.is_whole)
     if memory.checkpointing:
         report("training: memory is short, so layers are computed again for the gradient (a third more work)")

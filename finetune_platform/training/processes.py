@@ -1,10 +1,13 @@
 """The processes that train one adapter together: who computes which rows of a step, and how their sums meet.
 
-Every process holds the whole model and the whole plan and takes the same steps; the first one alone writes, logs and
-publishes. How they are started belongs in `start_processes.py`; one process is a company of one, at no cost.
+Every process holds the whole plan and takes the same steps; the first one alone writes, logs and publishes. How they
+are started belongs in `start_processes.py`, how a model is divided among them in `sharded.py`; one process is a company
+of one, at no cost.
 """
 
-from collections.abc import Iterator, Sequence
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -19,39 +22,85 @@ BUCKET = 1 << 24
 """Numbers that travel together: 64 MB in float32."""
 
 
+class Pass(NamedTuple):
+    """One forward pass of a process.
+
+    Attributes:
+        units: What it computes.
+        counts: Whether they are this process's; else it is taken since the others take one, and its loss is nothing.
+    """
+
+    units: tuple[int, ...]
+    counts: bool = True
+
+
 class Processes(NamedTuple):
     """This process among those of its run; all of them make the same calls in the same order.
 
     Attributes:
         rank: From 0.
         size: How many there are.
+        sharded: Whether the model is divided among them: then none can take a forward or backward pass alone.
     """
 
     rank: int = 0
     size: int = 1
+    sharded: bool = False
 
     @property
     def leads(self) -> bool:
         """Whether this is the one that speaks for all."""
         return self.rank == 0
 
-    def share(self, batches: Sequence[Sequence[int]], tokens: Sequence[int]) -> list[tuple[int, ...]]:
+    def share(self, batches: Sequence[Sequence[int]], tokens: Sequence[int]) -> list[Pass]:
         """This process's part of a step's forward passes: about as many tokens as every other's, rows left whole.
 
         Args:
             batches: Row numbers of each pass of the step. One that belongs to two processes is cut.
             tokens: Of every row.
         """
-        total, before, mine = sum(tokens[i] for batch in batches for i in batch), 0, []
+        if not self.sharded:
+            return [Pass(part) for part in self._part(self.rank, batches, tokens)]
+        parts = [self._part(rank, batches, tokens) for rank in range(self.size)]
+        return self._as_many(parts, idle=min((row for batch in batches for row in batch), key=tokens.__getitem__))
+
+    def deal(self, batches: Sequence[Sequence[int]]) -> list[Pass]:
+        """This process's part of some forward passes of about equal size, of which the first is the shortest."""
+        parts = [[tuple(batch) for batch in batches[rank :: self.size]] for rank in range(self.size)]
+        return self._as_many(parts, idle=batches[0][0]) if batches else []
+
+    def _part(self, process: int, batches: Sequence[Sequence[int]], tokens: Sequence[int]) -> list[tuple[int, ...]]:
+        total, before, parts = sum(tokens[i] for batch in batches for i in batch), 0, []
         for batch in batches:
             part = []
             for row in batch:
-                if (2 * before + tokens[row]) * self.size // (2 * total) == self.rank:
+                if (2 * before + tokens[row]) * self.size // (2 * total) == process:
                     part.append(row)
                 before += tokens[row]
             if part:
-                mine.append(tuple(part))
-        return mine
+                parts.append(tuple(part))
+        return parts
+
+    def _as_many(self, parts: Sequence[Sequence[tuple[int, ...]]], idle: int) -> list[Pass]:
+        """This process's passes; where the model is divided, as many as the process takes that has the most."""
+        mine = [Pass(part) for part in parts[self.rank]]
+        missing = max(map(len, parts)) - len(mine) if self.sharded else 0
+        return mine + [Pass((idle,), counts=False)] * missing
+
+    def agree(self, asked: bool) -> bool:
+        """Whether to leave out the next pass: of a divided model all do as soon as one is asked to."""
+        return bool(self.sums(asked)[0]) if self.sharded else asked
+
+    def one_by_one(self, act: Callable[[], T]) -> T:
+        """What `act` gives, done by one process of each machine at a time: memory that it takes is taken once."""
+        machines = self.gather(platform.node())
+        mine = machines[: self.rank].count(machines[self.rank])
+        given: list[T] = []
+        for turn in range(max(Counter(machines).values())):
+            if turn == mine:
+                given.append(act())
+            self.wait()
+        return given[0]
 
     def sums(self, *values: float) -> list[float]:
         """Each value's sum over all processes."""

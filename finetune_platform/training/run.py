@@ -141,6 +141,7 @@ def run_stage(
             earlier=begins.earlier,
             begin=begin,
             noise_key=key,
+            processes=processes,
         )
         promised = prepared.data.promised
         tracking = opening.result() if opening else None
@@ -157,13 +158,13 @@ def run_stage(
 
         private = PrivateGradient(prepared.forward, promised, key) if promised else None
         restored = _train(prepared, stage, lake, path, own_work, surroundings, told, processes, private)
-        if tracking:
-            resumed = bool(restored.resumed_from_steps)
-            usage = usage_of(
-                prepared, restored.log, stage, task.cost, energy, resumed=resumed, processes=processes.size
-            )
-            tracking.log_usage(usage, len(restored.log))
+        served = None
+        if processes.leads or processes.sharded:  # A divided model answers where all of it is.
             served = served_as(prepared, base, stage, task.system_prompt, begin, restored.log, report)
+        if tracking and served:
+            resumed = bool(restored.resumed_from_steps)
+            usage = usage_of(prepared, restored.log, stage, task.cost, energy, resumed=resumed, processes=processes)
+            tracking.log_usage(usage, len(restored.log))
             if served.record and served.record.validation_loss is not None:
                 tracking.log_figures({"served_validation_loss": served.record.validation_loss}, len(restored.log))
             manifest = manifest_of(

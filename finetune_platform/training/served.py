@@ -18,6 +18,8 @@ from finetune_platform.training.loop import StepLog, mean_loss, sorted_batches
 from finetune_platform.training.model import load_for_training, trainable
 from finetune_platform.training.objectives import DirectPreference, KahnemanTversky
 from finetune_platform.training.prepare import Prepared
+from finetune_platform.training.sharded import is_sharded
+from finetune_platform.training.whole_model import base_of
 from finetune_platform.training.work import network_of
 
 
@@ -25,7 +27,8 @@ class Served(NamedTuple):
     """What answers once the adapter is served.
 
     Attributes:
-        model: The trained one itself where the base model was as it is; None where it could not be loaded.
+        model: The trained one itself where the base model was as it is; None where it could not be loaded, and where it
+            is divided among processes: nothing can be merged into a part.
         golden: Its answers to the golden prompts; those of the trained model where it could not.
         record: What it is worth, None where it is the trained one.
     """
@@ -61,6 +64,9 @@ def served_as(
 
     trained = answers(prepared.model)
     if stage.quantization is None:
+        if is_sharded(base_of(prepared.model)):
+            report("training: whether a merge keeps the answers was not tested: the base model is divided")
+            return Served(None, trained, None)
         return Served(prepared.model, trained, None)
     reason = _too_large(prepared)
     if reason is None:

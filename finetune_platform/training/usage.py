@@ -14,6 +14,7 @@ from finetune_platform.training.devices import device_name, matrix_rate
 from finetune_platform.training.energy import EnergyMeter
 from finetune_platform.training.loop import StepLog
 from finetune_platform.training.prepare import Prepared
+from finetune_platform.training.processes import Processes
 from finetune_platform.training.work import network_of, work_of
 
 
@@ -25,7 +26,7 @@ def usage_of(
     energy: EnergyMeter,
     *,
     resumed: bool,
-    processes: int,
+    processes: Processes,
 ) -> Usage:
     """The figures of a run.
 
@@ -47,12 +48,13 @@ def usage_of(
     rate = matrix_rate(device) if prepared.device == "cuda" and prepared.precision.dtype == "bfloat16" else None
     return Usage(
         device=device,
-        processes=processes,
+        processes=processes.size,
+        fsdp=processes.sharded,
         flops=work.flops,
         seconds=round(seconds, 3),
         tokens_per_second=round(sum(entry.tokens for entry in log) / seconds, 1),
         peak_memory_bytes=peak_memory(prepared.device),
-        utilisation=None if rate is None else round(work.flops / seconds / processes / rate, 4),
+        utilisation=None if rate is None else round(work.flops / seconds / processes.size / rate, 4),
         energy_wh=None if resumed else energy.watt_hours,
         energy_from="the run was resumed" if resumed else energy.reason,
         cost=seconds / 3600 * cost.training_hour if cost.training_hour else None,

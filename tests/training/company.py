@@ -36,9 +36,12 @@ class Company:
             process.start()
 
     def codes(self) -> list[int | None]:
-        """The exit codes, once all have ended."""
+        """The exit codes, once all have ended; -9 of one that hangs."""
         for process in self.processes:
             process.join(120)
+            if process.is_alive():
+                process.kill()
+                process.join()
         return [process.exitcode for process in self.processes]
 
 

@@ -33,15 +33,17 @@ ENGINE = Engine(True, "", 2, "cpu")
 class Run:
     """A few steps on the tiny model, with dropout so that the random states matter."""
 
-    def __init__(self, tiny_model, dtype="float32", rate=0.01, dropout=0.2, whole=False):
+    def __init__(self, tiny_model, dtype="float32", rate=0.01, dropout=0.2, whole=False, processes=ALONE, batch=4):
         lora = None if whole else Lora(r=4, lora_dropout=dropout)
-        self.model, _ = load_for_training(tiny_model, "tiny", lora, dtype=dtype, device="cpu", seed=0)
+        loading = {"dtype": dtype, "device": "cpu", "seed": 0, "processes": processes}
+        self.model, _ = load_for_training(tiny_model, "tiny", lora, **loading)
         self.optimizer = AdapterOptimizer(trainable(self.model), 0.01)
+        self.forward = choose_forward(self.model, ENGINE)
         self.rows = tokenise(examples(20), load_tokenizer(tiny_model), "Name the topic.", 200)
         self.plan = plan_steps(
             ENGINE.shapes(self.rows),
             epochs=2,
-            batch_size=4,
+            batch_size=batch,
             gradient_accumulation_steps=1,
             tokens_per_forward=100,
             seed=0,
@@ -52,7 +54,7 @@ class Run:
 
     def train(self, until=None, stop=lambda: False, processes=ALONE):
         steps = train_steps(
-            choose_forward(self.model, ENGINE),
+            self.forward,
             self.optimizer,
             Tokens(self.rows, ENGINE.shapes(self.rows)),
             self.plan,

@@ -78,6 +78,10 @@ def test_the_stages_are_counted_on_the_datasets_own_rows(make_task, publish_data
     (small,) = forecast(held, dataset, base, HERE, measured, local_lake, print).stages
     linear = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)  # weights of two layers, in float32
     assert small.work == stage.work and stage.model - small.model == pytest.approx(linear * (4 - 4.127 / 8), rel=1e-3)
+    training = task.training.model_copy(update={"processes": 4, "fsdp": True})
+    divided = forecast(task.model_copy(update={"training": training}), dataset, base, HERE, measured, local_lake, print)
+    assert divided.shards == 4 and divided.stages[0].model == stage.model // 4 and not divided.rate.runs
+    assert divided.stages[0].memory - stage.memory == stage.model, "what is gathered: of so few layers all"
     gpu = forecast(task, dataset, base, listed_gpu("L4"), [], local_lake, print)
     assert gpu.seconds >= 2 * gpu.stages[0].work.passes * gpu.stages[0].model / 300e9
 

@@ -18,6 +18,7 @@ from test_checkpoints import Run
 from test_killed import KEYS, PLACES, curve
 
 from finetune_platform.lake import Lake
+from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.resources.local_launcher import LocalLauncher
 from finetune_platform.settings import Launched
 from finetune_platform.training.__main__ import main
@@ -32,12 +33,25 @@ def test_every_row_is_computed_once_and_the_work_is_even(passes, count):
     tokens = [length for batch in passes for length in batch]
     numbers = iter(range(len(tokens)))
     batches = [tuple(next(numbers) for _ in batch) for batch in passes]
-    shares = [Processes(rank, count).share(batches, tokens) for rank in range(count)]
+    shares = [[part for part, _ in Processes(rank, count).share(batches, tokens)] for rank in range(count)]
     assert sorted(row for share in shares for batch in share for row in batch) == list(range(len(tokens)))
     for share in shares:
         assert all(any(set(part) <= set(batch) for batch in batches) for part in share)
         assert sum(tokens[row] for part in share for row in part) <= sum(tokens) / count + max(tokens)
-    assert ALONE.share(batches, tokens) == batches
+    assert [part for part, _ in ALONE.share(batches, tokens)] == batches
+
+
+@given(PASSES, st.integers(1, 5))
+def test_of_a_divided_model_all_take_as_many_passes_and_every_row_counts_once(passes, count):
+    tokens = [length for batch in passes for length in batch]
+    numbers = iter(range(len(tokens)))
+    batches = [tuple(next(numbers) for _ in batch) for batch in passes]
+    company = [Processes(rank, count, sharded=True) for rank in range(count)]
+    for parts in ([p.share(batches, tokens) for p in company], [p.deal(batches) for p in company]):
+        assert len({len(part) for part in parts}) == 1
+        counted = [row for part in parts for rows, counts in part if counts for row in rows]
+        assert sorted(counted) == list(range(len(tokens)))
+        assert all(len(rows) == 1 for part in parts for rows, counts in part if not counts)
 
 
 def losses(log):
@@ -70,7 +84,7 @@ def test_two_processes_have_the_gradient_of_one(tiny_model, tmp_path, whole):
     alone, log = gradients_of(tiny_model, ALONE, whole)
     for rank in (0, 1):
         theirs, their_log, processes = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
-        assert processes == (rank, 2)
+        assert processes == Processes(rank, 2)
         assert (theirs[0] - alone[0]).norm() / alone[0].norm() < 1e-5
         assert (theirs - alone).norm() / alone.norm() < 1e-4  # the weights have gone their own ways by a rounding
         assert losses(their_log) == pytest.approx(losses(log), rel=1e-5)
@@ -82,8 +96,8 @@ def arguments(settings_env, publish_dataset, make_task):
     publish_dataset(Lake(settings_env.lake_url))
     environment = {name: os.environ[name] for name in (*PLACES, *KEYS, "LAKE_URL") if name in os.environ}
 
-    def make(**options):
-        task = make_task(num_train_epochs=6, save_steps=5, eval_steps=12, **options)
+    def make(num_train_epochs=6, **options):
+        task = make_task(num_train_epochs=num_train_epochs, save_steps=5, eval_steps=12, **options)
         return ["--task-file", str(task.path), "--dataset", "ds-000000000001", "--progress-every", "0"]
 
     make.environment = environment
@@ -94,12 +108,16 @@ def train(arguments):
     raise SystemExit(main(arguments))
 
 
-def of_two_processes(arguments):
+def of_two_processes(arguments, more="", **stage):
     """The command line, for a task that asks for two."""
-    options = arguments()
+    options = arguments(**stage)
     task = Path(options[1])
-    task.write_text(task.read_text().replace("training:\n", "training:\n  processes: 2\n"))
+    task.write_text(task.read_text().replace("training:\n", f"training:\n  processes: 2\n{more}"))
     return options
+
+
+def of_two_that_divide_the_base_model(arguments, **stage):
+    return of_two_processes(arguments, "  fsdp: true\n", **stage)
 
 
 def step_reached(lake, step):
@@ -112,6 +130,11 @@ def step_reached(lake, step):
                 return path
         time.sleep(0.02)
     raise AssertionError("it did not happen")
+
+
+def manifest_in(lake):
+    (path,) = {o.path.split("/adapter/")[0] for o in lake.list("ticket_topics/training_runs") if "/adapter/" in o.path}
+    return lake.manifest(TrainingManifest, path)
 
 
 def uninterrupted(arguments, lake, tmp_path, processes, **options):
@@ -136,6 +159,31 @@ def test_a_stop_at_any_process_stops_all_at_a_checkpoint_from_which_they_go_on(a
     assert Company(2, train, arguments(**options), environment=arguments.environment).codes() == [0, 0]
     together = curve(lake)
     assert together == uninterrupted(arguments, lake, tmp_path, 2, **options) and len(together) == 48
+
+
+def test_a_base_model_divided_among_two_leads_to_the_run_of_one(arguments, settings_env, tmp_path):
+    lake, options = Lake(settings_env.lake_url), {"num_train_epochs": 2}
+    divided = of_two_that_divide_the_base_model(arguments, **options)
+    assert Company(2, train, divided, environment=arguments.environment).codes() == [0, 0]
+    alone = uninterrupted(arguments, lake, tmp_path, 1, **options)
+    assert losses(curve(lake)) == pytest.approx(losses(alone), rel=1e-4)
+    ours, theirs = (manifest_in(place) for place in (lake, Lake(str(tmp_path / "uninterrupted"))))
+    assert ours.artifact_id == theirs.artifact_id and ours.golden == theirs.golden and len(ours.golden) == 5
+    assert (ours.usage.processes, ours.usage.fsdp, ours.usage.flops) == (2, True, theirs.usage.flops)
+    assert ours.golden_kept_by_merge is None and "the base model was divided" in ours.merge_in_words
+    assert ours.preflight["gradient_difference"] < 1e-5 and theirs.merge_in_words == "5 of 5"
+
+
+@pytest.mark.slow
+def test_a_divided_run_stops_at_a_checkpoint_from_which_one_process_goes_on(arguments, settings_env, tmp_path):
+    lake = Lake(settings_env.lake_url)
+    company = Company(2, train, of_two_that_divide_the_base_model(arguments), environment=arguments.environment)
+    path = step_reached(lake, 5)
+    os.kill(company.processes[1].pid, signal.SIGTERM)
+    assert company.codes() == [75, 75]
+    assert max(complete_steps(lake, path)) < 48
+    assert Company(1, train, arguments(), environment=arguments.environment).codes() == [0]
+    assert losses(curve(lake)) == pytest.approx(losses(uninterrupted(arguments, lake, tmp_path, 1)), rel=1e-4)
 
 
 @pytest.mark.slow

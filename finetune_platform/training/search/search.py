@@ -118,7 +118,7 @@ def run_search(
         # What a measurement decides, the first decides for all.
         dtype = processes.gather(choose_precision(stage.dtype, training_device()).dtype)[0]
         agreed = stage if processes.size == 1 else stage.model_copy(update={"dtype": dtype})
-        ground = _prove(task, search, agreed, dataset, base, lake, work, surroundings, begins)
+        ground = _prove(task, search, agreed, dataset, base, lake, work, surroundings, begins, processes)
         parent = opening.result() if opening else None
         followed = Followed(task, dataset, base, agreed, name, lake, path, parent, surroundings, processes)
         trials, ended_by = _all_trials(Limits(search, written(search, stage)), ground, followed)
@@ -179,6 +179,7 @@ def _prove(
     work: Path,
     surroundings: Surroundings,
     begins: Beginning,
+    processes: Processes,
 ) -> Ground:
     """Reads the data and makes a run's preflight once, with the options that ask for most."""
 
@@ -197,6 +198,7 @@ def _prove(
         surroundings.report,
         earlier=begins.earlier,
         begin=begin,
+        processes=processes,
     )
     data = prepared.data
     units = len(data.held_out.shapes) if data.held_out else 0

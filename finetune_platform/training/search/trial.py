@@ -98,13 +98,13 @@ def run_trial(
         stop=stop,
         processes=processes,
     )
-    mine = sorted_batches(held_out, TOKENS_PER_FORWARD[ground.device])[processes.rank :: processes.size]
+    batches = sorted_batches(held_out, TOKENS_PER_FORWARD[ground.device])
     rungs, measured, watch = rungs_of(len(plan)), list[float](), LossWatch()
     for entry in steps:
         watch.see(entry.loss)
         due = rungs.count(entry.step)
         if due and entry.validation_loss is None:
-            entry = entry._replace(validation_loss=mean_loss(prepared.forward, held_out, mine, processes)[0])
+            entry = entry._replace(validation_loss=mean_loss(prepared.forward, held_out, batches, processes)[0])
         told(entry)
         if due and entry.validation_loss is not None:
             if not math.isfinite(entry.validation_loss):
@@ -132,6 +132,7 @@ def _load(ground: Ground, stage: Stage, data: Data, processes: Processes) -> Pre
             _silent,
             begin=ground.begin,
             proven=True,
+            processes=processes,
         )
     except PermanentError as error:
         problem = error
