@@ -151,7 +151,7 @@ class Training(Strict):
         return self
 
     @model_validator(mode="after")
-    def what_is_divided_is_frozen(self) -> "Training":
+    def what_is_divided_can_be(self) -> "Training":
         if not self.fsdp:
             return self
         if self.processes == 1:
@@ -160,11 +160,6 @@ class Training(Strict):
                 "on every GPU, or leave fsdp out"
             )
         for number, stage in enumerate(self.stages):
-            if stage.peft is None:
-                raise ValueError(
-                    f"fsdp: divides the weights that an adapter leaves alone, and stages[{number}].peft: null trains "
-                    "them all; leave one of them out"
-                )
             if stage.quantization is not None:
                 raise ValueError(
                     f"fsdp: weights in 4 bits are not divided, and stages[{number}].quantization holds them so; leave "

@@ -11,14 +11,15 @@ PRIVATE = {"method": "sft", "privacy": {"noise_multiplier": 1.0, "delta": 1e-5}}
 
 def test_a_base_model_is_divided_among_as_many_processes_as_there_are_or_as_are_written(task_file):
     for processes in ("auto", 4):
-        assert load_task(task_file(training={"processes": processes, "fsdp": True})).training.fsdp
+        for peft in ({"r": 4}, None):
+            task = load_task(task_file(training={"processes": processes, "fsdp": True, "stages": [{"peft": peft}]}))
+            assert task.training.fsdp
 
 
 @pytest.mark.parametrize(
     ("training", "said"),
     [
         ({"processes": 1}, "fsdp: divides the base model among processes, and processes is 1"),
-        ({"stages": [{"peft": None}]}, "stages[0].peft: null trains them all"),
         ({"stages": [{"quantization": {"load_in_4bit": True}}]}, "stages[0].quantization holds them so"),
         ({"stages": [{"method": "cpt"}, PRIVATE]}, "stages[1].privacy asks for"),
     ],

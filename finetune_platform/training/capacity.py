@@ -41,7 +41,7 @@ def plan_memory(
     available: int,
     *,
     by_row: bool = False,
-    sharded: bool = False,
+    shards: int = 1,
 ) -> MemoryPlan:
     """Keeps what layers compute for the gradient where there is memory for it, else their inputs only.
 
@@ -52,13 +52,12 @@ def plan_memory(
         engine: Likewise.
         available: Bytes.
         by_row: Likewise; what single rows' gradients are made of is always kept.
-        sharded: Whether the base model is divided among processes, each of which gathers layers.
+        shards: Likewise.
     """
-    gathered = gathered_bytes(base_of(model)) if sharded else 0
-    kept = memory_needed(model, objective, plan, engine, by_row=by_row) + gathered
+    kept = memory_needed(model, objective, plan, engine, by_row=by_row, shards=shards)
     if by_row or kept <= available:
         return MemoryPlan(kept, False)
-    return MemoryPlan(memory_needed(model, objective, plan, engine, checkpointing=True) + gathered, True)
+    return MemoryPlan(memory_needed(model, objective, plan, engine, checkpointing=True, shards=shards), True)
 
 
 def memory_needed(
@@ -69,6 +68,7 @@ def memory_needed(
     *,
     checkpointing: bool = False,
     by_row: bool = False,
+    shards: int = 1,
 ) -> int:
     """Bytes that the largest forward and backward pass takes beyond the loaded model, estimated from its shape.
 
@@ -76,7 +76,8 @@ def memory_needed(
     layers in 16 bits the scores of their attention; logits exist three times in float32 (logits, softmax, gradient), of
     so many tokens at a time; a trainable weight has a gradient and what the optimizer keeps of it, both once more in
     float32 where its own format is shorter. An output layer that is trained has two more gradients for a moment, which
-    are added up. Gradients of single rows take two more times 4 bytes for each of the rows.
+    are added up. Gradients of single rows take two more times 4 bytes for each of the rows. A process that has one of
+    several parts of the model gathers layers; where all weights are trained it keeps what belongs to its part.
 
     Args:
         model: To be trained.
@@ -85,6 +86,7 @@ def memory_needed(
         engine: Says how many tokens a pass computes.
         checkpointing: Layers keep their input only, and one at a time is computed again (Chen et al. 2016).
         by_row: Whether each row of a pass has a gradient of its own, as in private training.
+        shards: Into how many parts the model is divided.
     """
     config = base_of(model).config.get_text_config()
     trained = trainable(model)
@@ -102,7 +104,9 @@ def memory_needed(
         largest = max(largest, tokens * per_token + supervised * config.vocab_size * 12 + own + kept_layers * scores)
     in_float32 = 0 if width == 4 else 4  # of the gradient; the weights' own copy counts among what is kept
     output = base_of(model).get_output_embeddings().weight.numel() if is_whole(model) else 0
-    return largest + weights * (width + in_float32 + _kept_bytes(width)) + 2 * output * width
+    own = weights * (width + in_float32 + _kept_bytes(width)) // (shards if is_whole(model) else 1)
+    gathered = gathered_bytes(base_of(model)) if shards > 1 else 0
+    return largest + own + 2 * output * width + gathered
 
 
 def _scores_bytes(rows: Sequence[TrainRow], tokens: int, engine: Engine, config: Any, width: int) -> int:

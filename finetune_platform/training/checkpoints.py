@@ -16,7 +16,10 @@ from finetune_platform.training.divergence import recent_loss
 from finetune_platform.training.loop import StepLog
 from finetune_platform.training.model import restore_adapter, save_adapter
 from finetune_platform.training.optimizer import AdapterOptimizer
+from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.random_state import restore_random_state
+from finetune_platform.training.sharded import weights_together
+from finetune_platform.training.whole_model import base_of
 
 STATE_FILE = "trainer_state.pt"
 LOG_FILE = "log.jsonl"
@@ -55,11 +58,13 @@ def save_checkpoint(
     *,
     work_dir: Path,
     keep: int,
+    processes: Processes = ALONE,
 ) -> None:
     """Publishes the state after `record.step` steps, then deletes older checkpoints.
 
     The newest `keep` stay, and the one before which the loss was lowest: where a run goes astray between two
-    checkpoints, the newest are the bad ones. `random_states` are those of all processes, by rank.
+    checkpoints, the newest are the bad ones. `random_states` are those of all processes, by rank. All `processes` make
+    this call; the first writes what they have together.
 
     Raises:
         StorageFailed: A disk is full; the older checkpoints are still there.
@@ -67,13 +72,16 @@ def save_checkpoint(
     """
     import torch
 
+    weights, state = weights_together(base_of(model)), optimizer.state()
+    if not processes.leads:
+        return
     with disk_failures(work_dir):
         work_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=work_dir, prefix="checkpoint-") as temporary:
             folder = Path(temporary)
-            save_adapter(model, folder)
+            save_adapter(model, folder, weights)
             with (folder / STATE_FILE).open("wb") as stream:
-                torch.save({"optimizer": optimizer.state(), "random": list(random_states)}, stream)
+                torch.save({"optimizer": state, "random": list(random_states)}, stream)
             (folder / LOG_FILE).write_text("".join(f"{entry.line()}\n" for entry in log))
             (folder / MANIFEST_NAME).write_text(record.model_dump_json(indent=2))
             lake.publish(folder, _path(run_path, record.step))
@@ -99,12 +107,30 @@ def restore_checkpoint(
     device: str,
     *,
     work_dir: Path,
-    rank: int = 0,
+    processes: Processes = ALONE,
 ) -> Restored:
-    """Puts the state after `step` steps into model, optimizer and the random number generators of process `rank`.
+    """Puts the state after `step` steps into model, optimizer and the random number generators of this process.
 
-    Where there were fewer processes before, those that are new keep the generators that they have.
+    All `processes` make this call. Where there were fewer before, those that are new keep the generators that they
+    have; of a divided model each takes its part of what was written whole, on one machine one after the other.
     """
+
+    def restore() -> Restored:
+        return _restore(lake, run_path, step, model, optimizer, device, work_dir, processes.rank)
+
+    return processes.one_by_one(restore)
+
+
+def _restore(
+    lake: Lake,
+    run_path: str,
+    step: int,
+    model: Any,
+    optimizer: AdapterOptimizer,
+    device: str,
+    work_dir: Path,
+    rank: int,
+) -> Restored:
     import torch
 
     with disk_failures(work_dir):
@@ -112,7 +138,8 @@ def restore_checkpoint(
         with tempfile.TemporaryDirectory(dir=work_dir, prefix="resume-") as temporary:
             folder = lake.fetch(_path(run_path, step), Path(temporary) / "checkpoint")
             restore_adapter(model, folder)
-            state = torch.load(folder / STATE_FILE, map_location=device, weights_only=True)
+            place = "cpu" if optimizer.divided else device
+            state = torch.load(folder / STATE_FILE, map_location=place, weights_only=True, mmap=optimizer.divided)
             optimizer.restore(state["optimizer"])
             if rank < len(state["random"]):
                 restore_random_state(state["random"][rank])

@@ -219,7 +219,7 @@ def _stage(
             data.engine,
             device.memory - part,
             by_row=stage.privacy is not None,
-            sharded=shards > 1,
+            shards=shards,
         ).needed,
         max(work.flops / rate.flops, _reading(network, work, device)),
         work.validation_flops / rate.flops,

@@ -173,10 +173,10 @@ def _gradient(
             private.drop()
         restore_random_state(before)
         raise Stopped(steps_done)
-    if private is None:
-        processes.add_gradients(optimizer.parameters)
-    else:
+    if private is not None:
         private.finish(steps_done, processes)
+    elif not optimizer.divided:  # Those of divided weights were added up on their way back.
+        processes.add_gradients(optimizer.parameters)
     loss, *measures = values
     return loss, dict(zip(objective.measured, measures, strict=True))
 

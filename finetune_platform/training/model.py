@@ -7,7 +7,7 @@ from belongs in `inference/base_models.py`; moving the weights in `optimizer.py`
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_platform.errors import BadInput
 from finetune_platform.inference.precision import Precision, choose_precision
@@ -17,6 +17,9 @@ from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.quantised import load_in_4_bits
 from finetune_platform.training.sharded import mesh_of, shard
 from finetune_platform.training.whole_model import base_of, is_whole, restore_whole, save_whole
+
+if TYPE_CHECKING:
+    import torch
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -69,7 +72,7 @@ def load_for_training(
 
     def load_part() -> Any:
         model = load("cpu")
-        shard(base_of(model), trainable(model), device, mesh)
+        shard(base_of(model), [] if is_whole(model) else trainable(model), device, mesh)
         return model
 
     return processes.one_by_one(load_part), precision
@@ -143,10 +146,16 @@ def trainable(model: Any) -> list[Any]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Writes the adapter as PEFT reads it, or the whole model; equal weights give equal files."""
+def save_adapter(model: Any, folder: Path, weights: "dict[str, torch.Tensor] | None" = None) -> None:
+    """Writes the adapter as PEFT reads it, or the whole model; equal weights give equal files.
+
+    Args:
+        model: That was trained.
+        folder: Which gets the files.
+        weights: All, of a whole model that is divided among processes.
+    """
     if is_whole(model):
-        save_whole(model, folder)
+        save_whole(model, folder, weights)
         return
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file

@@ -5,7 +5,7 @@ The steps that lead there belong in `run.py`.
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_platform.inference.base_models import ResolvedModel
 from finetune_platform.lake import Lake
@@ -25,6 +25,9 @@ from finetune_platform.training.prepare import Prepared
 from finetune_platform.training.served import Served
 from finetune_platform.training.tracking import Tracking
 from finetune_platform.training.whole_model import is_whole
+
+if TYPE_CHECKING:
+    import torch
 
 EDGE_STEPS = 10
 """`first_loss` and `final_loss` are means over so many steps: one tells little."""
@@ -110,16 +113,25 @@ def _mean_loss(log: list[StepLog]) -> float:
 
 
 def publish(
-    lake: Lake, manifest: TrainingManifest, prepared: Prepared, log: list[StepLog], work_dir: Path, tracking: Tracking
+    lake: Lake,
+    manifest: TrainingManifest,
+    prepared: Prepared,
+    log: list[StepLog],
+    work_dir: Path,
+    tracking: Tracking,
+    weights: "dict[str, torch.Tensor] | None",
 ) -> None:
-    """The folder of the run, its manifest last; MLflow gets copies of what people look at."""
+    """The folder of the run, its manifest last; MLflow gets copies of what people look at.
+
+    `weights` are those of a model that was trained whole and divided among processes.
+    """
     folder = work_dir / "result"
     files: dict[str, Any] = {
         "log.jsonl": "".join(f"{entry.line()}\n" for entry in log).encode(),
         "loss.svg": loss_curve(log, f"{manifest.task}: {manifest.artifact_id}"),
     }
     with disk_failures(folder):
-        save_adapter(prepared.model, folder / "adapter")
+        save_adapter(prepared.model, folder / "adapter", weights)
         for name, content in files.items():
             (folder / name).write_bytes(content)
             tracking.add_file(name, content)

@@ -12,10 +12,11 @@ from finetune_platform.errors import PermanentError
 from finetune_platform.training.forward import Forward
 from finetune_platform.training.loss import full_logits_loss
 from finetune_platform.training.model import trainable
+from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.quantised import computed_in_float32
 from finetune_platform.training.rows import TrainRow
-from finetune_platform.training.sharded import gathered_in_float32, is_sharded
-from finetune_platform.training.whole_model import base_of
+from finetune_platform.training.sharded import gathered_in_float32, is_sharded, part
+from finetune_platform.training.whole_model import base_of, is_whole
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +44,18 @@ def supervised_texts(rows: Sequence[TrainRow], tokenizer: "PreTrainedTokenizerBa
     return [tokenizer.decode([t for t, w in zip(row.input_ids, row.weights, strict=True) if w > 0]) for row in shown]
 
 
-def compare_with_separate_rows(forward: Forward, rows: Sequence[TrainRow]) -> dict[str, float]:
+def compare_with_separate_rows(
+    forward: Forward, rows: Sequence[TrainRow], processes: Processes = ALONE
+) -> dict[str, float]:
     """Loss and gradient of a few short rows, once as one batch and once each row alone, in float32.
 
     The separate rows go through the model's own logits, so an architecture that does more after its last hidden
     state than one linear layer shows here too.
+
+    Args:
+        forward: The model and the way of the run through it.
+        rows: To train on.
+        processes: That make this call with the same rows.
 
     Returns:
         `loss_difference` and `gradient_difference`, relative.
@@ -67,7 +75,8 @@ def compare_with_separate_rows(forward: Forward, rows: Sequence[TrainRow]) -> di
         separate = _gradients(model, alone)
     differences = {
         "loss_difference": abs(together.item() - alone.item()) / abs(alone.item()),
-        "gradient_difference": _norm(a - b for a, b in zip(batched, separate, strict=True)) / _norm(separate),
+        "gradient_difference": _norm((a - b for a, b in zip(batched, separate, strict=True)), processes)
+        / _norm(separate, processes),
     }
     if not max(differences.values()) <= TOLERANCE:
         raise PermanentError(
@@ -85,22 +94,30 @@ def _short_rows_of_different_length(rows: Sequence[TrainRow]) -> list[TrainRow]:
 
 
 def _gradients(model: Any, loss: "torch.Tensor") -> "list[torch.Tensor]":
+    """Of divided weights this process's parts; what all of them compute alike counts as often as there are some."""
     import torch
 
-    gradients = torch.autograd.grad(loss, trainable(model), allow_unused=True)
-    return [g for g in gradients if g is not None]
+    if not (is_whole(model) and is_sharded(model)):
+        gradients = torch.autograd.grad(loss, trainable(model), allow_unused=True)
+        return [g for g in gradients if g is not None]
+    loss.backward()
+    trained = trainable(model)  # Not before: what is gathered for the pass has none of the gradients afterwards.
+    found = [part(p.grad) for p in trained if p.grad is not None]
+    for parameter in trained:
+        parameter.grad = None
+    return found
 
 
-def _norm(parts: "Iterable[torch.Tensor]") -> float:
+def _norm(parts: "Iterable[torch.Tensor]", processes: Processes) -> float:
     """Of all together; one after the other, for those of a whole model are as large as that."""
-    return math.sqrt(sum(float(part.norm()) ** 2 for part in parts))
+    squares = sum(float(one.norm()) ** 2 for one in parts)
+    return math.sqrt(processes.sums(squares)[0] if processes.sharded else squares)
 
 
 @contextmanager
 def _in_float32(model: Any) -> Iterator[None]:
     """The model without dropout and with float32 weights, for a while; its own weights come back untouched."""
-    own = trainable(model) if is_sharded(base_of(model)) else model.parameters()
-    kept = [(p, p.data) for p in own if p.is_floating_point()]
+    kept = [(p, p.data) for p in model.parameters() if p.is_floating_point() and part(p) is p]
     was_training = model.training
     try:
         model.eval()

@@ -184,19 +184,19 @@ def load(
         )
     by_row = data.promised is not None
     memory = plan_memory(
-        model, data.objective, data.plan, data.engine, available, by_row=by_row, sharded=processes.sharded
+        model, data.objective, data.plan, data.engine, available, by_row=by_row, shards=processes.shards
     )
     require_memory(memory.needed, available, f"{base.name} on {device}", whole=stage.is_whole)
     if memory.checkpointing:
         report("training: memory is short, so layers are computed again for the gradient (a third more work)")
         forward = forward.checkpointed()
     require_disk(model, work_dir, lake, stage.save_total_limit)
-    differences = {} if proven else compare_with_separate_rows(forward, data.rows)
+    differences = {} if proven else compare_with_separate_rows(forward, data.rows, processes)
     if differences:
         loss, gradient = differences["loss_difference"], differences["gradient_difference"]
         report(f"preflight: a batch and its rows alone agree to {loss:.1e} in the loss, {gradient:.1e} in the gradient")
     # After the comparison: what a fresh adapter's rounding is, a trained one's large scores may multiply.
-    begin(model)
+    processes.one_by_one(lambda: begin(model))
     for objective in () if proven else (data.objective, data.held_out):
         if isinstance(objective, DirectPreference | KahnemanTversky):
             report("training: the reference is the model as it is now; its log-probabilities are computed")

@@ -52,6 +52,11 @@ class Processes(NamedTuple):
         """Whether this is the one that speaks for all."""
         return self.rank == 0
 
+    @property
+    def shards(self) -> int:
+        """Into how many parts the model is divided."""
+        return self.size if self.sharded else 1
+
     def share(self, batches: Sequence[Sequence[int]], tokens: Sequence[int]) -> list[Pass]:
         """This process's part of a step's forward passes: about as many tokens as every other's, rows left whole.
 
@@ -92,7 +97,12 @@ class Processes(NamedTuple):
         return bool(self.sums(asked)[0]) if self.sharded else asked
 
     def one_by_one(self, act: Callable[[], T]) -> T:
-        """What `act` gives, done by one process of each machine at a time: memory that it takes is taken once."""
+        """What `act` gives; where the model is divided, done by one process of each machine at a time.
+
+        It takes memory for the whole of a model, which a machine then has to have once.
+        """
+        if not self.sharded:
+            return act()
         machines = self.gather(platform.node())
         mine = machines[: self.rank].count(machines[self.rank])
         given: list[T] = []

@@ -42,9 +42,11 @@ from finetune_platform.training.private.sampling import forget_noise_key, noise_
 from finetune_platform.training.processes import ALONE, Processes
 from finetune_platform.training.random_state import random_state, seed_everything
 from finetune_platform.training.served import served_as
+from finetune_platform.training.sharded import weights_together
 from finetune_platform.training.surroundings import Surroundings
 from finetune_platform.training.tracking import TrackedRun, tracked
 from finetune_platform.training.usage import usage_of
+from finetune_platform.training.whole_model import base_of
 
 PROMISED = {"epsilon", "delta", "noise_multiplier", "sample_rate"}
 """What MLflow has of a private stage's promise, beside its options."""
@@ -158,7 +160,7 @@ def run_stage(
 
         private = PrivateGradient(prepared.forward, promised, key) if promised else None
         restored = _train(prepared, stage, lake, path, own_work, surroundings, told, processes, private)
-        served = None
+        served, weights = None, weights_together(base_of(prepared.model))
         if processes.leads or processes.sharded:  # A divided model answers where all of it is.
             served = served_as(prepared, base, stage, task.system_prompt, begin, restored.log, report)
         if tracking and served:
@@ -170,7 +172,7 @@ def run_stage(
             manifest = manifest_of(
                 task, dataset, base, stage, run_id, prepared, restored, tracking.run_id, begins, usage, served
             )
-            publish(lake, manifest, prepared, restored.log, own_work, tracking)
+            publish(lake, manifest, prepared, restored.log, own_work, tracking, weights)
             forget_noise_key(lake, path)
             report(f"training: {run_id} is published: final loss {manifest.final_loss:.4f}")
         processes.wait()
@@ -191,13 +193,13 @@ def _train(
 ) -> Restored:
     """All steps that are still to do, with their checkpoints; returns where that led."""
     model, device, data, report = prepared.model, prepared.device, prepared.data, surroundings.report
-    optimizer = optimizer_of(model, stage)
+    optimizer = optimizer_of(model, stage, processes)
     seed_everything(stage.seed + processes.rank)  # Else all would drop out the same.
     log: list[StepLog] = []
     resumed_from: list[int] = []
     if saved := complete_steps(lake, path):
         restored = restore_checkpoint(
-            lake, path, saved[-1], model, optimizer, device, work_dir=work_dir, rank=processes.rank
+            lake, path, saved[-1], model, optimizer, device, work_dir=work_dir, processes=processes
         )
         log, resumed_from = restored.log, [*restored.resumed_from_steps, restored.step]
         report(f"training: goes on after step {restored.step} of {len(data.plan)}")
@@ -209,8 +211,9 @@ def _train(
     def save(step: int) -> None:
         record = CheckpointRecord(training_run=path.rpartition("/")[2], step=step, resumed_from_steps=resumed_from)
         states, keep = processes.gather(random_state()), stage.save_total_limit
-        if processes.leads:
-            save_checkpoint(lake, path, record, model, optimizer, log, states, work_dir=work_dir, keep=keep)
+        save_checkpoint(
+            lake, path, record, model, optimizer, log, states, work_dir=work_dir, keep=keep, processes=processes
+        )
         processes.wait()
 
     rates = learning_rates(len(data.plan), stage.learning_rate, stage.lr_scheduler_type, stage.warmup_ratio)

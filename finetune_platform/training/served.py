@@ -19,7 +19,7 @@ from finetune_platform.training.model import load_for_training, trainable
 from finetune_platform.training.objectives import DirectPreference, KahnemanTversky
 from finetune_platform.training.prepare import Prepared
 from finetune_platform.training.sharded import is_sharded
-from finetune_platform.training.whole_model import base_of
+from finetune_platform.training.whole_model import base_of, is_whole
 from finetune_platform.training.work import network_of
 
 
@@ -64,7 +64,7 @@ def served_as(
 
     trained = answers(prepared.model)
     if stage.quantization is None:
-        if is_sharded(base_of(prepared.model)):
+        if is_sharded(base_of(prepared.model)) and not is_whole(prepared.model):
             report("training: whether a merge keeps the answers was not tested: the base model is divided")
             return Served(None, trained, None)
         return Served(prepared.model, trained, None)

@@ -4,10 +4,14 @@ Here is what then differs from an adapter. Everything else asks `base_of` for th
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_platform.errors import PermanentError
 from finetune_platform.storage_errors import disk_failures
+from finetune_platform.training.sharded import part, part_like
+
+if TYPE_CHECKING:
+    import torch
 
 
 def is_whole(model: Any) -> bool:
@@ -27,8 +31,14 @@ def vectors(model: Any) -> list[Any]:
     return [p for p in model.parameters() if p.ndim < 2]
 
 
-def save_whole(model: Any, folder: Path) -> None:
-    """Writes all weights, in one file, and the configuration; equal weights give equal files."""
+def save_whole(model: Any, folder: Path, weights: "dict[str, torch.Tensor] | None" = None) -> None:
+    """Writes all weights, in one file, and the configuration; equal weights give equal files.
+
+    Args:
+        model: Of transformers.
+        folder: Which gets the files.
+        weights: By name, where the model has parts of them only.
+    """
     from transformers import GenerationConfig
 
     own = model.generation_config
@@ -38,7 +48,7 @@ def save_whole(model: Any, folder: Path) -> None:
             # Many a base model's own has options that contradict each other, which transformers refuses to save; the
             # bundle gets one of ours.
             model.generation_config = GenerationConfig()
-            model.save_pretrained(folder, max_shard_size="1000TB")
+            model.save_pretrained(folder, max_shard_size="1000TB", state_dict=weights)
         finally:
             model.generation_config = own
         (folder / "generation_config.json").unlink()
@@ -64,4 +74,4 @@ def restore_whole(model: Any, folder: Path) -> None:
         )
     with torch.no_grad():
         for name, parameter in ours.items():
-            parameter.copy_(theirs[name])
+            part(parameter).copy_(part_like(theirs[name], parameter))

@@ -37,7 +37,8 @@ class Run:
         lora = None if whole else Lora(r=4, lora_dropout=dropout)
         loading = {"dtype": dtype, "device": "cpu", "seed": 0, "processes": processes}
         self.model, _ = load_for_training(tiny_model, "tiny", lora, **loading)
-        self.optimizer = AdapterOptimizer(trainable(self.model), 0.01)
+        self.optimizer = AdapterOptimizer(trainable(self.model), 0.01, dithered=whole, processes=processes)
+        self.processes = processes
         self.forward = choose_forward(self.model, ENGINE)
         self.rows = tokenise(examples(20), load_tokenizer(tiny_model), "Name the topic.", 200)
         self.plan = plan_steps(
@@ -52,7 +53,7 @@ class Run:
         self.log = []
         seed_everything(0)
 
-    def train(self, until=None, stop=lambda: False, processes=ALONE):
+    def train(self, until=None, stop=lambda: False, processes=None):
         steps = train_steps(
             self.forward,
             self.optimizer,
@@ -65,7 +66,7 @@ class Run:
             max_grad_norm=1.0,
             start=len(self.log),
             stop=stop,
-            processes=processes,
+            processes=processes or self.processes,
         )
         for entry in steps:
             self.log.append(entry)
@@ -76,11 +77,12 @@ class Run:
     def save(self, lake, tmp_path, keep=2):
         record = CheckpointRecord(training_run="tr-1", step=len(self.log), resumed_from_steps=[])
         states = [random_state()]
-        places = {"work_dir": tmp_path / "work", "keep": keep}
+        places = {"work_dir": tmp_path / "work", "keep": keep, "processes": self.processes}
         save_checkpoint(lake, PATH, record, self.model, self.optimizer, self.log, states, **places)
 
     def restore(self, lake, tmp_path, step):
-        restored = restore_checkpoint(lake, PATH, step, self.model, self.optimizer, "cpu", work_dir=tmp_path / "work")
+        places = {"work_dir": tmp_path / f"work-{self.processes.rank}", "processes": self.processes}
+        restored = restore_checkpoint(lake, PATH, step, self.model, self.optimizer, "cpu", **places)
         self.log = restored.log
         return self
 

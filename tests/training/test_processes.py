@@ -14,6 +14,7 @@ from company import Company
 from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, asset, materialize
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load
 from test_checkpoints import Run
 from test_killed import KEYS, PLACES, curve
 
@@ -175,13 +176,32 @@ def test_a_base_model_divided_among_two_leads_to_the_run_of_one(arguments, setti
 
 
 @pytest.mark.slow
-def test_a_divided_run_stops_at_a_checkpoint_from_which_one_process_goes_on(arguments, settings_env, tmp_path):
+def test_a_model_all_of_whose_parts_are_trained_is_published_whole(arguments, settings_env, tmp_path):
+    lake, options = Lake(settings_env.lake_url), {"num_train_epochs": 2, "peft": None, "learning_rate": 0.001}
+    divided = of_two_that_divide_the_base_model(arguments, **options)
+    assert Company(2, train, divided, environment=arguments.environment).codes() == [0, 0]
+    alone = uninterrupted(arguments, lake, tmp_path, 1, **options)
+    assert losses(curve(lake)) == pytest.approx(losses(alone), rel=1e-4)
+    lakes = (lake, Lake(str(tmp_path / "uninterrupted")))
+    ours, theirs = (manifest_in(place) for place in lakes)
+    assert ours.artifact_id == theirs.artifact_id and ours.golden == theirs.golden and ours.merge_in_words is None
+    config, other = (place.get(f"{ours.path}/adapter/config.json") for place in lakes)
+    assert config == other
+    published, expected = (load(place.get(f"{ours.path}/adapter/model.safetensors")) for place in lakes)
+    assert published.keys() == expected.keys()
+    for name, weights in expected.items():
+        assert (published[name] - weights).norm() / weights.norm() < 1e-4, name
+
+
+@pytest.mark.slow
+def test_a_divided_run_stops_at_a_checkpoint_from_which_two_and_one_process_go_on(arguments, settings_env, tmp_path):
     lake = Lake(settings_env.lake_url)
-    company = Company(2, train, of_two_that_divide_the_base_model(arguments), environment=arguments.environment)
-    path = step_reached(lake, 5)
-    os.kill(company.processes[1].pid, signal.SIGTERM)
-    assert company.codes() == [75, 75]
-    assert max(complete_steps(lake, path)) < 48
+    for reached in (5, 20):
+        company = Company(2, train, of_two_that_divide_the_base_model(arguments), environment=arguments.environment)
+        path = step_reached(lake, reached)
+        os.kill(company.processes[1].pid, signal.SIGTERM)
+        assert company.codes() == [75, 75]
+        assert max(complete_steps(lake, path)) < 48
     assert Company(1, train, arguments(), environment=arguments.environment).codes() == [0]
     assert losses(curve(lake)) == pytest.approx(losses(uninterrupted(arguments, lake, tmp_path, 1)), rel=1e-4)
 

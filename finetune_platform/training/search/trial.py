@@ -83,7 +83,7 @@ def run_trial(
     assert held_out is not None
     planned(len(plan))
     prepared = _load(ground, stage, data, processes)
-    optimizer = optimizer_of(prepared.model, stage)
+    optimizer = optimizer_of(prepared.model, stage, processes)
     seed_everything(stage.seed + processes.rank)
     steps = train_steps(
         prepared.forward,
