@@ -7,6 +7,7 @@ import math
 from typing import Any, Literal
 
 from finetune_platform.manifests import Manifest, Record
+from finetune_platform.report_page import money
 from finetune_platform.rows import Kind
 
 
@@ -50,9 +51,7 @@ class Usage(Record):
             "operations": f"{self.flops:.2e}, {self.flops / self.seconds / 1e12:.3f} TFLOP/s",
             "peak memory": f"{self.peak_memory_bytes / 1e9:.1f} GB",
             "energy": f"{energy} ({self.energy_from})",
-            "cost": "unknown: cost.training_hour is not set"
-            if self.cost is None
-            else f"{self.cost:.2f} {self.currency}",
+            "cost": "unknown: cost.training_hour is not set" if self.cost is None else money(self.cost, self.currency),
         }
         if self.utilisation is not None:
             told["utilisation"] = f"{self.utilisation:.1%} of the data sheet's matrix rate"

@@ -16,6 +16,7 @@ from finetune_platform.manifests import DatasetManifest
 from finetune_platform.manifests_training import TrainingManifest
 from finetune_platform.progress import duration
 from finetune_platform.registry.artifacts import recorded
+from finetune_platform.report_page import money
 from finetune_platform.training.capacity import require_memory
 from finetune_platform.training.devices import listed_gpu, this_machine
 from finetune_platform.training.forecast import ASSUMED_SHARE, Forecast, SearchForecast, forecast
@@ -88,7 +89,7 @@ def _print(found: Forecast, title: str) -> None:
     if found.shards > 1:
         out.print(f"        of each of {found.shards} processes: the base model is divided among them (training.fsdp)")
     out.print(f"time    {duration(found.seconds)} for steps and validation; start-up comes on top", soft_wrap=True)
-    told = "unknown: cost.training_hour is not set" if found.cost is None else f"{found.cost:.2f} {found.currency}"
+    told = "unknown: cost.training_hour is not set" if found.cost is None else money(found.cost, found.currency)
     out.print(f"cost    {told}")
     if found.search is not None:
         out.print(_searching(found, found.search), soft_wrap=True)
@@ -101,7 +102,7 @@ def _print(found: Forecast, title: str) -> None:
 def _searching(found: Forecast, search: SearchForecast) -> str:
     stage = found.stages[search.stage]
     whole = stage.seconds + stage.validation_seconds
-    cost = "" if search.cost is None else f" and {search.cost:.2f} {found.currency}"
+    cost = "" if search.cost is None else f" and {money(search.cost, found.currency)}"
     told = f"search  at most {duration(search.seconds)}{cost} more, before stage {search.stage}: {search.trials} trials"
     if whole > search.seconds:
         return f"{told}; the stage alone takes longer, and no trial would be trained to its end: raise the minutes"
