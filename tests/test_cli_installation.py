@@ -135,15 +135,30 @@ def running(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_a_deaf_server_is_killed(tmp_path: Path) -> None:
-    deaf = service(
-        tmp_path,
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)",
-    )
+def deaf_server(tmp_path: Path) -> Service:
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    deaf = service(tmp_path, code)
     deaf.start()
     while not deaf.log.read_text():
         time.sleep(0.02)
+    return deaf
+
+
+def test_a_deaf_server_is_killed(tmp_path: Path) -> None:
+    deaf = deaf_server(tmp_path)
     stop([deaf], timeout_s=0.5)
+    assert deaf.exit_code == -signal.SIGKILL
+
+
+def test_a_second_interrupt_leaves_no_server_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = deaf_server(tmp_path)
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(time, "sleep", interrupted)
+        stop([deaf])
     assert deaf.exit_code == -signal.SIGKILL
 
 

@@ -98,16 +98,18 @@ def raise_if_ended(services: Sequence[Service]) -> None:
 
 
 def stop(services: Sequence[Service], timeout_s: float = STOP_S) -> None:
-    """Ends every group: asks, waits, and kills what is left."""
+    """Ends every group: asks, waits, and kills what is left; at once where a second Ctrl-C interrupts the waiting."""
     groups = [service.process for service in services if service.process is not None]
-    for process in groups:
-        _signal_group(process, signal.SIGTERM)
-    deadline = time.monotonic() + timeout_s
-    while any(_alive(process) for process in groups) and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-    for process in groups:
-        _signal_group(process, signal.SIGKILL)
-        process.wait()
+    try:
+        for process in groups:
+            _signal_group(process, signal.SIGTERM)
+        deadline = time.monotonic() + timeout_s
+        while any(_alive(process) for process in groups) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+    finally:
+        for process in groups:
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
 
 
 def choose_port(asked: int | None, first: int, host: str, option: str, but: Sequence[int] = ()) -> int:
