@@ -110,6 +110,12 @@ def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
+def labelled(row: Any) -> dict[str, list[int]]:
+    """A row as TRL takes it that is tokenised: what we supervise is supervised."""
+    pairs = zip(row.input_ids, row.weights, strict=True)
+    return {"input_ids": row.input_ids, "labels": [token if weight else -100 for token, weight in pairs]}
+
+
 def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     """TRL's side, from our first adapter; each step has our rows, in a random order."""
     from importlib.util import find_spec
@@ -131,12 +137,12 @@ def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             moments.append(time.perf_counter())
 
-    rows, shuffler = [], random.Random(SEED)
-    for step in planned(plan)[2]:
+    _, tokens, steps = planned(plan)
+    rows, shuffler, on_gpu = [], random.Random(SEED), plan["device"] == "cuda"
+    for step in steps:
         numbers = [number for batch in step.batches for number in batch]
         shuffler.shuffle(numbers)
-        rows += [plan["rows"][number] for number in numbers]
-    said, on_gpu = [messages(plan, row) for row in rows], plan["device"] == "cuda"
+        rows += [labelled(tokens[number]) for number in numbers]
     flash, liger = (on_gpu and find_spec(name) is not None for name in ("flash_attn", "liger_kernel"))
     attention = "flash_attention_2" if flash else "sdpa"
     save_adapter(fresh(plan), folder / "first")
@@ -167,7 +173,7 @@ def theirs(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=Dataset.from_list([{"prompt": m[:-1], "completion": m[-1:]} for m in said]),
+        train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(plan["base"]),
         callbacks=[Clock()],
     )
